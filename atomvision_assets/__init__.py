@@ -1,0 +1,1 @@
+"""atomvision_assets."""

@@ -1,0 +1,1 @@
+"""AtomVision: structures, images, models and numbers of atomic-resolution microscopy. Knows no Dagster."""

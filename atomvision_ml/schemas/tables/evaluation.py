@@ -1,0 +1,102 @@
+"""Tables of the evaluation domain."""
+
+import pyarrow as pa
+
+from atomvision_ml.schemas.core import Column, Table
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, SIZES, SOURCES, TASKS
+
+S, I32, I64, F64, B = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+
+HOLDOUT = Table(
+    key="evaluation/holdout",
+    description="Frozen test items: the test split of each task at each dose, with the seed of its noise.",
+    columns=(
+        Column(name="item_id", type=S, unique=True, description="`<task>:<image_id>@<dose|clean>`."),
+        Column(name="task", type=S, one_of=TASKS, description="Learning task."),
+        Column(name="image_id", type=S, description="Image of images.stem."),
+        Column(name="slab_id", type=S, description="Its slab."),
+        Column(name="source", type=S, one_of=SOURCES, description="Its database."),
+        Column(name="split_group", type=S, description="See structures.materials."),
+        Column(name="blob", type=S, description="Pinned Zarr blob."),
+        Column(name="index", type=I32, minimum=0, description="Index into the blob."),
+        Column(name="pixel_size_angstrom", type=F64, unit="Å", description="Pixel size."),
+        Column(
+            name="mean_detected_e_per_a2",
+            type=F64,
+            nullable=True,
+            unit="e/Å²",
+            description="Mean detected electrons per area; null = noiseless.",
+        ),
+        Column(
+            name="noise_seed",
+            type=I64,
+            nullable=True,
+            description="Seed of the Poisson noise; null = noiseless.",
+        ),
+        Column(name="bravais_lattice", type=S, one_of=BRAVAIS_LATTICES, description="Label."),
+        Column(
+            name="class_strain_percent",
+            type=F64,
+            nullable=True,
+            unit="%",
+            description="See structures.slabs.",
+        ),
+        Column(
+            name="next_class_strain_percent",
+            type=F64,
+            nullable=True,
+            unit="%",
+            description="See structures.slabs.",
+        ),
+        Column(name="superlattice_contrast", type=F64, nullable=True, description="See structures.slabs."),
+        Column(name="is_ambiguous", type=B, description="See structures.slabs."),
+        Column(name="periods_in_view", type=F64, description="Field divided by the longer primitive vector."),
+    ),
+)
+
+METRICS = Table(
+    key="evaluation/metrics",
+    description="One long table of every figure, models and their baselines alike, with intervals.",
+    columns=(
+        Column(name="task", type=S, one_of=TASKS, description="Learning task."),
+        Column(name="model", type=S, description="Registered name of the model or baseline."),
+        Column(name="model_id", type=S, description="Name and version."),
+        Column(
+            name="role",
+            type=S,
+            one_of=("model", "classical", "trivial"),
+            description="Model or kind of baseline.",
+        ),
+        Column(name="size", type=S, one_of=SIZES, description="Size of the graph."),
+        Column(name="seed", type=I32, description="Training seed; 0 for classical methods."),
+        Column(name="slice", type=S, description="Which items, e.g. `all|clean`, `unambiguous|1000`."),
+        Column(name="metric", type=S, description="Name of the metric, e.g. `macro_f1`, `recall_square`, `iou`."),
+        Column(name="value", type=F64, description="Its value."),
+        Column(
+            name="low",
+            type=F64,
+            nullable=True,
+            description="Lower end of the 95 % bootstrap interval over split groups.",
+        ),
+        Column(name="high", type=F64, nullable=True, description="Upper end."),
+        Column(name="n_items", type=I32, minimum=0, description="Items in the slice."),
+    ),
+)
+
+GALLERY = Table(
+    key="evaluation/gallery",
+    description="HTML pages with pictures for people: structure, image, diffractogram, mask, prediction.",
+    columns=(
+        Column(
+            name="page",
+            type=S,
+            unique=True,
+            description="File name of the page in the blob; start at index.html.",
+        ),
+        Column(name="title", type=S, description="Title of the page."),
+        Column(name="blob", type=S, description="Folder of pages and pictures."),
+        Column(name="n_items", type=I32, minimum=0, description="Images shown on the page."),
+    ),
+)
+
+ALL = (HOLDOUT, METRICS, GALLERY)

@@ -1,0 +1,15 @@
+"""Words that more than one room uses, each list written once."""
+
+SOURCES = ("prototypes", "jarvis_dft_2d", "c2db", "twodmatpedia")
+"""The structure databases; the partitions of the structure and image assets."""
+
+BRAVAIS_LATTICES = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
+"""The five 2D Bravais lattices, in the order of the published class numbers 0 to 4 (AtomVision, Fig. 6)."""
+
+TASKS = ("lattice", "segmentation")
+"""The learning tasks; the partitions of ``models/training_sets``."""
+
+SPLITS = ("train", "val", "test")
+
+SIZES = ("demo", "full")
+"""The two sizes at which the graph runs; part of the identity of models and metrics."""

@@ -1,0 +1,41 @@
+"""The one reader of the environment (prefix ``ATOMVISION_``)."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are and how much of the machine to use. Nothing here changes what a data set is."""
+
+    model_config = SettingsConfigDict(env_prefix="ATOMVISION_", frozen=True, extra="ignore")
+
+    root: str = Field(default=".atomvision", description="Root of all published data: a folder, or s3://bucket/prefix.")
+    sources: Path | None = Field(
+        default=None,
+        description="Folder that holds the structure databases, at any depth, plain or compressed.",
+    )
+    size: Literal["demo", "full"] = Field(default="demo", description="Default size of trainings and evaluations.")
+    device: str = Field(default="auto", description="torch device for training: auto, cpu, cuda, cuda:1.")
+    threads: int = Field(default=0, ge=0, description="Threads for numerical work; 0 = all cores.")
+    automation: Literal["RUNNING", "STOPPED"] = Field(
+        default="STOPPED", description="Initial state of the automation sensor."
+    )
+    s3_endpoint_url: str | None = Field(default=None, description="S3 endpoint other than AWS's own.")
+
+    def local_root(self) -> Path:
+        """The root as an absolute folder; raises ValueError for an S3 root."""
+        if self.root.startswith("s3://"):
+            raise ValueError(f"ATOMVISION_ROOT={self.root} is not a folder of this machine")
+        return Path(self.root).expanduser().resolve()
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
