@@ -1,1 +1,32 @@
-"""AtomVision: structures, images, models and numbers of atomic-resolution microscopy. Knows no Dagster."""
+"""AtomVision: structures, images, models and numbers of atomic-resolution microscopy. Knows no Dagster.
+
+>>> import atomvision_ml as av
+>>> image = av.render(atoms)  # doctest: +SKIP
+>>> av.find_lattice(image, pixel_size_angstrom=0.1).lattice  # doctest: +SKIP
+'hexagonal'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomvision_ml.images.stem import render
+    from atomvision_ml.models.lattice_finder import find_lattice
+    from atomvision_ml.models.segmenter import segment
+
+_WHERE = {
+    "render": "atomvision_ml.images.stem",
+    "find_lattice": "atomvision_ml.models.lattice_finder",
+    "segment": "atomvision_ml.models.segmenter",
+}
+
+__all__ = ["find_lattice", "render", "segment"]
+
+
+def __getattr__(name: str) -> Any:
+    """The public functions, imported on first use so that ``import atomvision_ml`` stays light."""
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public are {__all__}")
+    return getattr(import_module(_WHERE[name]), name)

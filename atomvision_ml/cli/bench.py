@@ -1,0 +1,45 @@
+"""``atomvision bench``: speed as ratios against named peers, measured in the same run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def bench(
+    structures: Annotated[int, typer.Option(min=1, help="Random structures to take the median over.")] = 60,
+    whole_set: Annotated[bool, typer.Option(help="Also render and publish the whole set, with peak memory.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    sources: Annotated[Path | None, typer.Option(help="Folder of the databases; default: ATOMVISION_SOURCES.")] = None,
+) -> None:
+    """Measure speed against jarvis-tools' STEMConv on the same structures in the same run, on one core."""
+    from atomvision_ml.images.benchmark import benchmark_rows
+    from atomvision_ml.settings import settings
+
+    rows = []
+    for row in benchmark_rows(sources or settings().sources, n_structures=structures, has_whole_set=whole_set):
+        rows.append(row)
+        if as_json:
+            typer.echo(json.dumps(row))
+    if not as_json:
+        _print_table(rows)
+
+
+def _print_table(rows: list[dict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*names, box=None)
+    for row in rows:
+        table.add_row(*(_text(row.get(name)) for name in names))
+    Console().print(table)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
