@@ -1,0 +1,498 @@
+"""STEM images in the convolution approximation: I(r) = Σ_j Z_j^p · G_σ(r − r_j), G_σ a normalised 2D Gaussian.
+
+Belongs here: the image kernels and their parameters. What the detector does to an image is in
+:mod:`atomvision_ml.images.detector`; files, masks and published sets have their own modules.
+
+Conventions. Arrays are ``[y, x]``; x runs along columns, y along rows; the file's origin lies at the centre of pixel
+``[0, 0]``; positions are rotated counter-clockwise in (x, y) about the origin, then shifted. The projection is along z:
+the first two cell vectors give the 2D lattice through their in-plane components; a third vector is never repeated,
+because a layer has vacuum there. Coincident atoms add, and atoms outside the field contribute: there is no edge error.
+
+Two exact forms of the same sum, of which the cheaper is taken:
+
+* lattice Fourier sum, I(r) = Re Σ_g F(g) exp(2πi g·r) with
+  F(g) = exp(−2π²σ²g²)/A · Σ_j Z_j^p exp(−2πi g·r_j) over one cell of area A. With the origin at the centre of the
+  field, cosines are even and sines odd, so one quadrant of pixels is computed and the others follow by sign. Terms are
+  left out only while the sum of their moduli stays below the tolerance: the error is bounded, not estimated;
+* atom sum: a Gaussian is separable, so a strip of rows is one matrix product over the atoms within reach.
+
+The Gaussian's "width 0.5 Å" of the AtomVision paper (Choudhary et al., 2023) is taken as the standard deviation σ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from atomvision_ml.structures.lattice import reduce_cell
+
+if TYPE_CHECKING:
+    import ase
+    import torch
+
+Precision = Literal["float32", "float64"]
+
+_TOLERANCE: dict[str, float] = {"float32": 1e-6, "float64": 1e-7}
+"""Bound of what the truncation may leave out, relative to the image's maximum."""
+
+_REACH_SIGMAS: dict[str, float] = {"float32": 5.6, "float64": 6.2}
+"""Distance in σ beyond which the atom sum leaves an atom out."""
+
+_STRIP_PX = 32
+_CHUNK_TERMS = 4096
+
+
+class StemParameters(BaseModel):
+    """What makes one STEM set another data set. Flat and frozen.
+
+    The pixel is the smallest of minimum, minimum + step, … maximum that gives the wanted field. At the largest one,
+    0.25 Å, the Nyquist frequency 2 Å⁻¹ still holds the probe's transfer function exp(−2π²σ²g²) down to 3e-9 for σ = 0.5 Å.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size_px: int = Field(default=256, ge=16, le=4096, description="Edge of the square image in px.")
+    sigma_angstrom: float = Field(default=0.5, gt=0, description="Standard deviation of the Gaussian probe in Å.")
+    z_exponent: float = Field(default=1.7, ge=0, description="Exponent p of Z.")
+    minimum_field_angstrom: float = Field(default=25.0, gt=0, description="Smallest field of view in Å.")
+    minimum_periods: float = Field(
+        default=6.0, ge=0, description="Periods of the longer primitive vector wanted in the field."
+    )
+    minimum_pixel_size_angstrom: float = Field(default=0.1, gt=0, description="Smallest pixel in Å.")
+    pixel_size_step_angstrom: float = Field(default=0.025, gt=0, description="Step between pixel sizes in Å.")
+    maximum_pixel_size_angstrom: float = Field(default=0.25, gt=0, description="Largest pixel in Å.")
+    is_randomly_posed: bool = Field(
+        default=True, description="Random rotation and shift, seeded by slab and `seed`; else both are zero."
+    )
+    images_per_slab: int = Field(default=1, ge=1, le=1000, description="Images, in different poses, of each slab.")
+    column_distance_angstrom: float = Field(default=1.0, ge=0, description="Columns closer than this are merged, in Å.")
+    mask_radius_angstrom: float = Field(default=0.5, gt=0, description="Mask radius around a column in Å.")
+    seed: int = Field(default=0, ge=0, description="Seed of the poses.")
+
+    @model_validator(mode="after")
+    def _pixel_sizes_are_a_range(self) -> StemParameters:
+        if self.maximum_pixel_size_angstrom < self.minimum_pixel_size_angstrom:
+            raise ValueError("maximum_pixel_size_angstrom is below minimum_pixel_size_angstrom")
+        return self
+
+    def pixel_size_angstrom(self, longer_period_angstrom: float) -> float:
+        """The pixel size in Å for a lattice whose longer primitive vector has that length in Å."""
+        field = max(self.minimum_field_angstrom, self.minimum_periods * longer_period_angstrom)
+        excess = field / self.size_px - self.minimum_pixel_size_angstrom
+        steps = max(0, int(np.ceil(excess / self.pixel_size_step_angstrom - 1e-9)))
+        size = self.minimum_pixel_size_angstrom + steps * self.pixel_size_step_angstrom
+        return round(min(size, self.maximum_pixel_size_angstrom), 9)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A structure seen along z.
+
+    Attributes:
+        positions_angstrom: in-plane positions of the atoms of one cell, (n, 2) float64.
+        weights: Z^p of each atom, (n,) float64; a removed atom is an atom of negative weight.
+        periods_angstrom: in-plane lattice vectors as rows, (2, 2) for a layer, (1, 2) for a wire, (0, 2) for a cluster.
+    """
+
+    positions_angstrom: np.ndarray
+    weights: np.ndarray
+    periods_angstrom: np.ndarray
+
+    @property
+    def area_angstrom2(self) -> float:
+        """Area of the cell; only a layer has one."""
+        return abs(float(np.linalg.det(self.periods_angstrom)))
+
+
+@dataclass(frozen=True)
+class View:
+    """How a structure lies under the square field of view: pixel size (Å), edge (px), rotation (°), shift (Å)."""
+
+    pixel_size_angstrom: float
+    size_px: int = 256
+    rotation_deg: float = 0.0
+    shift_angstrom: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.pixel_size_angstrom) and self.pixel_size_angstrom > 0):
+            raise ValueError(f"pixel_size_angstrom must be positive, not {self.pixel_size_angstrom}")
+        if self.size_px < 1:
+            raise ValueError(f"size must be at least 1 px, not {self.size_px}")
+        if not np.all(np.isfinite([self.rotation_deg, *self.shift_angstrom])):
+            raise ValueError("rotation_deg and shift_angstrom must be finite numbers")
+
+    @property
+    def field_angstrom(self) -> float:
+        """Edge of the field: pixels times pixel size."""
+        return self.size_px * self.pixel_size_angstrom
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """(2, 2) matrix R; a row of coordinates p becomes ``p @ R.T``."""
+        angle = np.deg2rad(self.rotation_deg)
+        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+    def place(self, positions_angstrom: np.ndarray) -> np.ndarray:
+        """Positions (n, 2) of the structure to image coordinates in Å from the centre of pixel [0, 0]."""
+        return positions_angstrom @ self.rotation.T + np.asarray(self.shift_angstrom, float)
+
+
+def project(
+    numbers: np.ndarray,
+    positions_angstrom: np.ndarray,
+    cell_angstrom: np.ndarray,
+    is_periodic: Sequence[bool] = (True, True),
+    z_exponent: float = 1.7,
+) -> Projection:
+    """Project atoms along z.
+
+    Args:
+        numbers: atomic numbers (n,).
+        positions_angstrom: (n, 3) or (n, 2) in Å.
+        cell_angstrom: cell vectors as rows, (3, 3) or (2, 2) in Å; only rows 0 and 1, components x and y, are used.
+        is_periodic: whether each of the first two vectors is repeated.
+        z_exponent: p in Z^p.
+
+    Raises:
+        ValueError: not finite numbers, or the periodic vectors span no area in the (x, y) plane.
+    """
+    positions = np.asarray(positions_angstrom, float).reshape(len(numbers), -1)[:, :2]
+    vectors = np.asarray(cell_angstrom, float)[:2, :2]
+    periods = vectors[np.asarray(is_periodic[:2], bool)]
+    if not (np.isfinite(positions).all() and np.isfinite(periods).all()):
+        raise ValueError("positions and cell must be finite numbers")
+    if len(periods) and np.linalg.svd(periods, compute_uv=False)[-1] < 1e-3:
+        raise ValueError(
+            "the periodic cell vectors a and b span no area in the (x, y) plane; images are projections along z: "
+            "turn the structure so that its layer lies in the (x, y) plane"
+        )
+    if len(periods) == 2:
+        periods = reduce_cell(periods)
+    return Projection(positions, np.asarray(numbers, float) ** z_exponent, periods)
+
+
+def project_atoms(atoms: ase.Atoms, z_exponent: float = 1.7) -> Projection:
+    """:func:`project` for ``ase.Atoms``; the first two axes repeat where ``pbc`` says so."""
+    return project(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc[:2], z_exponent)
+
+
+def with_patches(projection: Projection, positions_angstrom: np.ndarray, weights: np.ndarray) -> Projection:
+    """The structure with single-atom patches added: weight +Z^p adds an atom, −Z^p removes one. Periods are kept.
+
+    Images are linear, so the image of one patch without periods may as well be added to a rendered image.
+    """
+    return Projection(
+        np.vstack([projection.positions_angstrom, np.asarray(positions_angstrom, float).reshape(-1, 2)]),
+        np.concatenate([projection.weights, np.asarray(weights, float).reshape(-1)]),
+        projection.periods_angstrom,
+    )
+
+
+def images_of_atoms(
+    positions_angstrom: np.ndarray, periods_angstrom: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """All periodic images of atoms inside a rectangle.
+
+    Args:
+        positions_angstrom: (n, 2) in Å.
+        periods_angstrom: (k, 2) lattice vectors, k = 0, 1, 2.
+        low, high: corners (2,) of the closed rectangle in Å.
+
+    Returns:
+        Positions (m, 2) in Å and, for each, the index (m,) of its atom; ordered by lattice translation, then atom.
+    """
+    low, high = np.asarray(low, float), np.asarray(high, float)
+    positions = np.asarray(positions_angstrom, float)
+    if len(positions) == 0:
+        return np.zeros((0, 2)), np.zeros(0, np.int64)
+    if len(periods_angstrom):
+        inverse = np.linalg.pinv(periods_angstrom)
+        positions = positions - np.floor(positions @ inverse) @ periods_angstrom
+        lower, upper = low - positions.max(axis=0), high - positions.min(axis=0)
+        corners = np.array([[x, y] for x in (lower[0], upper[0]) for y in (lower[1], upper[1])]) @ inverse
+        first, last = np.ceil(corners.min(axis=0) - 1e-9), np.floor(corners.max(axis=0) + 1e-9)
+        axes = [np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
+        cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes)) @ periods_angstrom
+        margin_low, margin_high = lower - 1e-9, upper + 1e-9
+        cells = cells[np.all((cells >= margin_low) & (cells <= margin_high), axis=1)]
+    else:
+        cells = np.zeros((1, 2))
+    everywhere = (cells[:, None, :] + positions[None, :, :]).reshape(-1, 2)
+    inside = np.flatnonzero(np.all((everywhere >= low) & (everywhere <= high), axis=1))
+    return everywhere[inside], inside % len(positions)
+
+
+@dataclass(frozen=True)
+class FourierTerms:
+    """Half plane of reflections of a layer: g (m, 2) in 1/Å and F(g) (m,), doubled except for g = 0."""
+
+    g_per_angstrom: np.ndarray
+    amplitudes: np.ndarray
+
+
+def fourier_terms(
+    projection: Projection, sigma_angstrom: float, relative_tolerance: float = 1e-7, maximum_terms: float = np.inf
+) -> FourierTerms | None:
+    """The reflections that matter of a layer.
+
+    The sum of the moduli of all that is left out is at most ``relative_tolerance`` of a lower bound of the image's
+    maximum (the mean, or the peak of the heaviest atom).
+
+    Returns:
+        The terms, or None if the half plane holds more than ``maximum_terms`` (then the atom sum is cheaper).
+    """
+    area, weights = projection.area_angstrom2, projection.weights
+    peak = 1 / (2 * np.pi * sigma_angstrom**2)
+    total = float(np.abs(weights).sum())
+    allowed = relative_tolerance * max(abs(float(weights.sum())) / area, float(np.abs(weights).max()) * peak)
+    cut2 = np.log(max(total * peak / (0.1 * allowed), 2.0)) / (2 * np.pi**2 * sigma_angstrom**2)
+    if np.pi * cut2 * area / 2 > 2 * maximum_terms:
+        return None
+    g = _half_plane(projection.periods_angstrom, cut2)
+    g2 = np.einsum("ij,ij->i", g, g)
+    phases = np.exp(-2j * np.pi * (g @ projection.positions_angstrom.T))
+    amplitudes = (phases @ weights) * (np.exp(-2 * np.pi**2 * sigma_angstrom**2 * g2) * (2 / area))
+    amplitudes[0] /= 2
+    moduli = np.abs(amplitudes)
+    order = np.argsort(moduli, kind="stable")
+    left_out = np.searchsorted(np.cumsum(moduli[order]), 0.9 * allowed, side="right")
+    kept = np.sort(order[left_out:])
+    if len(kept) > maximum_terms:
+        return None
+    return FourierTerms(g[kept], amplitudes[kept])
+
+
+def _half_plane(periods_angstrom: np.ndarray, cut2: float) -> np.ndarray:
+    """Reciprocal vectors (m, 2) with g² ≤ cut2, one of each ±g, the first being 0."""
+    reach = np.floor(np.sqrt(cut2) * np.linalg.norm(periods_angstrom, axis=1)).astype(int)
+    h, k = np.arange(-reach[0], reach[0] + 1), np.arange(reach[1] + 1)
+    indices = np.stack(np.meshgrid(k, h, indexing="ij")[::-1], axis=-1).reshape(-1, 2)[reach[0] :]
+    g = indices @ np.linalg.inv(periods_angstrom).T
+    return g[np.einsum("ij,ij->i", g, g) <= cut2]
+
+
+def render(
+    atoms: ase.Atoms,
+    *,
+    pixel_size_angstrom: float = 0.1,
+    size: int = 256,
+    sigma_angstrom: float = 0.5,
+    z_exponent: float = 1.7,
+    rotation_deg: float = 0.0,
+    shift_angstrom: tuple[float, float] = (0.0, 0.0),
+    mean_detected_e_per_a2: float | None = None,
+    seed: int = 0,
+    precision: Precision = "float64",
+) -> np.ndarray:
+    """STEM image of any structure, in the convolution approximation.
+
+    Args:
+        atoms: the structure; its first two cell vectors repeat where ``pbc`` says so, a non-periodic one is a cluster.
+        pixel_size_angstrom: edge of a pixel in Å.
+        size: edge of the square image in px.
+        sigma_angstrom: standard deviation of the Gaussian probe in Å.
+        z_exponent: p in Z^p.
+        rotation_deg: counter-clockwise in (x, y) about the origin, in degrees.
+        shift_angstrom: (x, y) shift after the rotation, in Å.
+        mean_detected_e_per_a2: if given, Poisson counts with this mean over the field, in electrons/Å².
+        seed: seed of the counts.
+        precision: "float64" (within 1e-6 of the maximum) or "float32" (within 1e-5, faster).
+
+    Returns:
+        (size, size) array [y, x]: Σ Z^p · normalised Gaussian in 1/Å², of type ``precision``; with a dose, counts per
+        pixel as float32.
+
+    Raises:
+        ValueError: a parameter out of range, or periodic vectors that span no area in the (x, y) plane.
+    """
+    view = View(pixel_size_angstrom, size, rotation_deg, (float(shift_angstrom[0]), float(shift_angstrom[1])))
+    image = render_batch([project_atoms(atoms, z_exponent)], [view], sigma_angstrom=sigma_angstrom, precision=precision)
+    if mean_detected_e_per_a2 is None:
+        return image[0]
+    from atomvision_ml.images.detector import poisson_counts
+
+    return poisson_counts(image[0], pixel_size_angstrom, mean_detected_e_per_a2, seed)
+
+
+def render_batch(
+    projections: Sequence[Projection],
+    views: Sequence[View],
+    *,
+    sigma_angstrom: float = 0.5,
+    precision: Precision = "float32",
+    device: str = "cpu",
+    group_size: int = 8,
+) -> np.ndarray:
+    """Images of many structures, each in its own view.
+
+    Args:
+        projections: n structures.
+        views: n views, all of one ``size_px``.
+        sigma_angstrom: standard deviation of the probe in Å.
+        precision: type of the sums and of the result.
+        device: torch device of the sums.
+        group_size: images with about equally many Fourier terms that share one batched product.
+
+    Returns:
+        (n, size, size) array [image, y, x] in 1/Å².
+    """
+    if len(projections) != len(views) or len({view.size_px for view in views}) > 1:
+        raise ValueError("render_batch needs one view for each structure, all of one size_px")
+    if not sigma_angstrom > 0:
+        raise ValueError(f"sigma_angstrom must be positive, not {sigma_angstrom}")
+    if not views:
+        return np.zeros((0, 0, 0), precision)
+    images = np.zeros((len(views), views[0].size_px, views[0].size_px), precision)
+    fourier: list[tuple[int, FourierTerms]] = []
+    for n, (projection, view) in enumerate(zip(projections, views, strict=True)):
+        terms = _terms_if_cheaper(projection, view, sigma_angstrom, precision)
+        if terms is not None:
+            fourier.append((n, terms))
+        elif len(projection.weights):
+            images[n] = _atom_sum(projection, view, sigma_angstrom, precision, device)
+    fourier.sort(key=lambda item: len(item[1].amplitudes))
+    for start in range(0, len(fourier), group_size):
+        group = fourier[start : start + group_size]
+        chosen = [n for n, _ in group]
+        images[chosen] = _fourier_sum([t for _, t in group], [views[n] for n in chosen], precision, device)
+    return images
+
+
+def _terms_if_cheaper(projection: Projection, view: View, sigma: float, precision: str) -> FourierTerms | None:
+    """The Fourier terms of a layer if their sum costs less than the atom sum, else None.
+
+    Multiplications per pixel: two per Fourier term (fourfold symmetry of the pixel grid used), one per atom of a strip.
+    """
+    if len(projection.periods_angstrom) < 2 or len(projection.weights) == 0:
+        return None
+    reach = 2 * _REACH_SIGMAS[precision] * sigma
+    strip = min(_STRIP_PX, view.size_px) * view.pixel_size_angstrom
+    density = len(projection.weights) / projection.area_angstrom2
+    atoms_per_strip = density * (view.field_angstrom + reach) * (strip + reach)
+    return fourier_terms(projection, sigma, _TOLERANCE[precision], maximum_terms=max(8.0, atoms_per_strip))
+
+
+def _fourier_sum(terms: list[FourierTerms], views: list[View], precision: str, device: str) -> np.ndarray:
+    """Batched lattice Fourier sum (n, size, size).
+
+    Coordinates start at the centre of the field. With tables C = cos 2πgx, S = sin 2πgx over half an axis, the parts
+    even and odd in x are [C_y Fr; −S_y Fi] C_xᵀ and [−C_y Fi; −S_y Fr] S_xᵀ, each stacked by parity in y.
+    """
+    import torch
+
+    dtype = getattr(torch, precision)
+    size, widest = views[0].size_px, max(len(t.amplitudes) for t in terms)
+    g = np.zeros((len(terms), widest, 2))
+    amplitudes = np.zeros((len(terms), widest), complex)
+    for n, (term, view) in enumerate(zip(terms, views, strict=True)):
+        m = len(term.amplitudes)
+        turned = term.g_per_angstrom @ view.rotation.T
+        offset = np.asarray(view.shift_angstrom) - (size - 1) / 2 * view.pixel_size_angstrom
+        g[n, :m] = turned * view.pixel_size_angstrom
+        amplitudes[n, :m] = term.amplitudes * np.exp(-2j * np.pi * (turned @ offset))
+    cosine, sine = _half_tables(torch.as_tensor(g, device=device).transpose(1, 2), size, dtype)
+    real = torch.as_tensor(amplitudes.real, dtype=dtype, device=device)[:, None]
+    imaginary = torch.as_tensor(-amplitudes.imag, dtype=dtype, device=device)[:, None]
+    half = cosine.shape[2]
+    left = torch.empty((len(terms), 2, 2 * half, widest), dtype=dtype, device=device)
+    torch.mul(cosine[:, 1], real, out=left[:, 0, :half])
+    torch.mul(sine[:, 1], imaginary, out=left[:, 0, half:])
+    torch.mul(cosine[:, 1], imaginary, out=left[:, 1, :half])
+    torch.mul(sine[:, 1], -real, out=left[:, 1, half:])
+    right = torch.stack([cosine[:, 0], sine[:, 0]], dim=1)
+    parts = torch.matmul(left, right.transpose(2, 3)).view(len(terms), 2, 2, half, half)
+    columns = _unfold(parts[:, 0], parts[:, 1], size, axis=3)
+    return _unfold(columns[:, 0], columns[:, 1], size, axis=1).cpu().numpy()
+
+
+def _half_tables(cycles_per_px: torch.Tensor, size: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of 2π·cycles·k, (n, 2, half, m), for the pixels k ≥ 0 right of the centre.
+
+    Angles are taken in float64; the axis is a product of a coarse and a fine table (angle addition).
+    """
+    import torch
+
+    half = (size + 1) // 2
+    first = 0.0 if size % 2 else 0.5
+    fine = max(1, int(np.sqrt(half)))
+    coarse = -(-half // fine)
+    angle = 2 * torch.pi * cycles_per_px[:, :, None, :]
+    device = cycles_per_px.device
+    a = angle * (first + fine * torch.arange(coarse, device=device, dtype=torch.float64))[:, None]
+    b = angle * torch.arange(fine, device=device, dtype=torch.float64)[:, None]
+    shape = (*cycles_per_px.shape[:2], coarse * fine, cycles_per_px.shape[2])
+    ca, sa = (f(a).to(dtype).unsqueeze(3) for f in (torch.cos, torch.sin))
+    cb, sb = (f(b).to(dtype).unsqueeze(2) for f in (torch.cos, torch.sin))
+    cosine = torch.addcmul(ca * cb, sa, sb, value=-1).view(shape)[:, :, :half]
+    sine = torch.addcmul(sa * cb, ca, sb).view(shape)[:, :, :half]
+    return cosine, sine
+
+
+def _unfold(even: torch.Tensor, odd: torch.Tensor, size: int, axis: int) -> torch.Tensor:
+    """Whole axis from its even and odd parts on k ≥ 0; the middle pixel of an odd axis occurs once."""
+    import torch
+
+    right = even + odd
+    left = (even - odd).narrow(axis, size % 2, size // 2).flip(axis)
+    return torch.cat([left, right], dim=axis)
+
+
+def _atom_sum(projection: Projection, view: View, sigma: float, precision: str, device: str) -> np.ndarray:
+    """Atom sum (size, size): one matrix product a strip of rows, over the atoms within reach of it."""
+    import torch
+
+    dtype = getattr(torch, precision)
+    size, px = view.size_px, view.pixel_size_angstrom
+    reach, edge = _REACH_SIGMAS[precision] * sigma, (size - 1) * px
+    placed = view.place(projection.positions_angstrom)
+    low, high = np.full(2, -reach), np.full(2, edge + reach)
+    xy, index = images_of_atoms(placed, projection.periods_angstrom @ view.rotation.T, low, high)
+    order = np.argsort(xy[:, 1], kind="stable")
+    xy = xy[order]
+    weights = torch.as_tensor(projection.weights[index[order]] / (2 * np.pi * sigma**2), dtype=dtype, device=device)
+    along = torch.arange(size, dtype=torch.float64, device=device) * px
+    positions = torch.as_tensor(xy, device=device)
+    image = torch.zeros((size, size), dtype=dtype, device=device)
+    for rows, chunk in _strips(xy[:, 1], size, px, reach):
+        gx = _gaussian(positions[chunk, 0], along, sigma, dtype)
+        gy = _gaussian(positions[chunk, 1], along[rows], sigma, dtype).mul_(weights[chunk, None])
+        image[rows].addmm_(gy.T, gx)
+    return image.cpu().numpy()
+
+
+def _strips(y: np.ndarray, size: int, px: float, reach: float) -> Iterator[tuple[slice, slice]]:
+    """Strips of rows, and the slices of the atoms, sorted by y, that reach them; bounded in length."""
+    for start in range(0, size, _STRIP_PX):
+        stop = min(start + _STRIP_PX, size)
+        first, last = np.searchsorted(y, [start * px - reach, (stop - 1) * px + reach])
+        for chunk in range(first, last, _CHUNK_TERMS):
+            yield slice(start, stop), slice(chunk, min(chunk + _CHUNK_TERMS, last))
+
+
+def _gaussian(centres: torch.Tensor, along: torch.Tensor, sigma: float, dtype: torch.dtype) -> torch.Tensor:
+    """exp(−(x − c)²/2σ²), (n, len(along)); differences in float64, for they cancel."""
+    distance = ((along[None, :] - centres[:, None]) / (sigma * 2**0.5)).to(dtype)
+    return distance.square_().neg_().exp_()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Within the block torch uses ``count`` threads; the former number is restored."""
+    import torch
+
+    former = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
+
+
+def parameters_as_attributes(parameters: StemParameters) -> dict[str, Any]:
+    """The parameters as plain JSON values."""
+    return parameters.model_dump(mode="json")
