@@ -55,7 +55,7 @@ class DetectorParameters(BaseModel):
 def detect(image: np.ndarray, pixel_size_angstrom: float, parameters: DetectorParameters, seed: int = 0) -> np.ndarray:
     """Counts per pixel of an ideal image.
 
-    In this order: blur by the source, shift of rows by drift and jitter, background, scaling to the dose, Poisson noise.
+    In this order: blur by the source, shift of rows by drift and jitter, background, scaling to the dose, noise.
 
     Args:
         image: [y, x], any scale, not negative.

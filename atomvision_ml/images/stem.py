@@ -51,7 +51,7 @@ class StemParameters(BaseModel):
     """What makes one STEM set another data set. Flat and frozen.
 
     The pixel is the smallest of minimum, minimum + step, … maximum that gives the wanted field. At the largest one,
-    0.25 Å, the Nyquist frequency 2 Å⁻¹ still holds the probe's transfer function exp(−2π²σ²g²) down to 3e-9 for σ = 0.5 Å.
+    0.25 Å, the Nyquist frequency 2 Å⁻¹ holds the probe (σ = 0.5 Å) down to exp(−2π²σ²g²) = 3e-9.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
