@@ -14,9 +14,14 @@ from atomvision_ml.storage.errors import BlobMissingError, DamagedDataError
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
+def is_sha256(name: str) -> bool:
+    """Whether the name can be that of a blob."""
+    return _SHA256.match(name) is not None
+
+
 def check_sha256(sha: str) -> str:
     """The name if it can be that of a blob; raises BlobMissingError otherwise."""
-    if not _SHA256.match(sha):
+    if not is_sha256(sha):
         raise BlobMissingError(f"{sha!r} is not the name of a blob (64 hexadecimal digits)")
     return sha
 

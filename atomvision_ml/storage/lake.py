@@ -10,8 +10,10 @@ Layout below the root::
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from uuid import uuid4
@@ -30,6 +32,7 @@ from atomvision_ml.storage.errors import (
 )
 from atomvision_ml.storage.keys import head_path
 from atomvision_ml.storage.objects import FolderObjects, Objects
+from atomvision_ml.storage.sweep import SweepReport, sweep
 from atomvision_ml.storage.versions import Facts, Version, blob_names, content_sha256
 
 if TYPE_CHECKING:
@@ -42,11 +45,12 @@ __all__ = [
     "Lake",
     "NotPublishedError",
     "PublicationRefusedError",
+    "SweepReport",
     "Version",
 ]
 
 _ROW_GROUP_ROWS = 20_000
-_SCRATCH_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._=-]*$")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._=-]*$")
 
 
 def always() -> bool:
@@ -238,11 +242,36 @@ class Lake:
 
     def scratch(self, name: str) -> Path:
         """Folder for unfinished work, made if missing; the same name finds it again after an interruption."""
-        if not _SCRATCH_NAME.match(name):
-            raise ValueError(f"scratch name {name!r} must match {_SCRATCH_NAME.pattern}")
-        folder = self.local / "scratch" / name
+        folder = self.local / "scratch" / _check_name(name)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def pin(self, name: str, blobs: Iterable[str]) -> None:
+        """Keep these blobs although no head names them; the same name replaces the former pin.
+
+        Raises:
+            BlobMissingError: one of them is not in the store; nothing is pinned then.
+        """
+        shas = sorted(set(blobs))
+        for sha in shas:
+            self.objects.touch_tree(sha)
+        self.objects.write_small(f"pins/{_check_name(name)}.json", json.dumps(shas))
+
+    def unpin(self, name: str) -> None:
+        """Give the blobs of a pin up; no error if there is no such pin."""
+        self.objects.remove_small(f"pins/{_check_name(name)}.json")
+
+    def pins(self) -> dict[str, tuple[str, ...]]:
+        """The pinned blobs by the name of their pin."""
+        names = [name for name in self.objects.names("pins") if name.endswith(".json")]
+        return {
+            name.removesuffix(".json"): tuple(json.loads(self.objects.read_small(f"pins/{name}"))) for name in names
+        }
+
+    def sweep(self, *, grace: timedelta = timedelta(days=7), is_dry_run: bool = True) -> SweepReport:
+        """Remove what no head and no pin names and what nobody has touched for the grace period."""
+        pinned = {sha for shas in self.pins().values() for sha in shas}
+        return sweep(self.objects, pinned, grace=grace, is_dry_run=is_dry_run)
 
     def _path(self, key: str, partition: str | None) -> str:
         dimension = table(key).dimension
@@ -251,6 +280,12 @@ class Lake:
         if dimension is not None and partition is None:
             raise ValueError(f"{key} is partitioned by {dimension}; name a partition")
         return head_path(key, dimension, partition)
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.match(name):
+        raise ValueError(f"name {name!r} must match {_NAME.pattern}")
+    return name
 
 
 def _label(key: str, partition: str | None) -> str:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from atomvision_ml.storage.blobs import check_sha256, fsync_path, manifest, settle_tree, tree_sha256
+from atomvision_ml.storage.blobs import check_sha256, fsync_path, is_sha256, manifest, settle_tree, tree_sha256
 from atomvision_ml.storage.errors import BlobMissingError, NotPublishedError, PublicationRefusedError
 
 LOCK_TIMEOUT_S = 60.0
@@ -40,8 +40,17 @@ class Objects(Protocol):
         Raises PublicationRefusedError, leaving the head as it was.
         """
 
-    def remove(self, path: str) -> None:
-        """Remove a small file; no error if it is not there."""
+    def heads(self) -> list[str]:
+        """Paths of every published head, sorted."""
+
+    def write_small(self, path: str, text: str) -> None:
+        """Write a small text in one act."""
+
+    def read_small(self, path: str) -> str:
+        """Read it; raises FileNotFoundError."""
+
+    def remove_small(self, path: str) -> None:
+        """Remove it; no error if it is not there."""
 
     def put_tree(self, folder: Path) -> str:
         """Take over a folder and return the name of its content."""
@@ -106,7 +115,27 @@ class FolderObjects:
         except Timeout as error:
             raise PublicationRefusedError(f"{path}: another publisher held its lock for {LOCK_TIMEOUT_S} s") from error
 
-    def remove(self, path: str) -> None:
+    def heads(self) -> list[str]:
+        """Every ``data.parquet``."""
+        return sorted(
+            file.relative_to(self.local).as_posix() for file in (self.local / "published").rglob("data.parquet")
+        )
+
+    def write_small(self, path: str, text: str) -> None:
+        """Write aside, flush, ``os.replace``."""
+        part = self._aside("small")
+        part.write_text(text, encoding="utf-8")
+        fsync_path(part)
+        target = self.local / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, target)
+        fsync_path(target.parent)
+
+    def read_small(self, path: str) -> str:
+        """Read the file."""
+        return (self.local / path).read_text(encoding="utf-8")
+
+    def remove_small(self, path: str) -> None:
         """Unlink."""
         (self.local / path).unlink(missing_ok=True)
 
@@ -133,7 +162,7 @@ class FolderObjects:
     def trees(self) -> dict[str, float]:
         """Age by the folder's time."""
         now = time.time()
-        return {sha: now - (self.local / "blobs" / sha).stat().st_mtime for sha in self.names("blobs")}
+        return {sha: now - self._tree(sha).stat().st_mtime for sha in self.names("blobs") if is_sha256(sha)}
 
     def remove_tree(self, sha: str, older_than_s: float) -> bool:
         """Rename aside, look at the age once more, then delete: a publisher either renewed it or misses it."""
