@@ -1,0 +1,335 @@
+"""The one way from an asset to the published data.
+
+An asset is three lines: begin a :class:`Work`, scan its inputs, publish what a library function makes of them. Belongs
+here: what Dagster must know of a publication (versions, checks, metadata, the fence). How a table becomes visible in
+one atomic act is in :mod:`atomvision_ml.storage`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from atomvision_assets.failures import PermanentFailure, permanent_failures
+from atomvision_ml.schemas.tables import table as dictionary_table
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+    from atomvision_ml.storage.lake import Facts, Lake
+
+CONTRACT_CHECK = "contract_is_kept"
+SKIP_UNCHANGED_TAG = "atomvision/skip_unchanged"
+"""Runs with this tag leave a value that would get the same data version as it is. A click in the UI recomputes."""
+PREVIEW_LIMIT_BYTES = 150_000
+"""A preview lies in the event log as text, so it must stay small."""
+PROGRESS_EVERY_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The verdict on one true statement about what is about to be published.
+
+    ``name`` is that of a check declared on the asset. A failed audit publishes nothing, unless ``is_warning``.
+    """
+
+    name: str
+    passed: bool
+    details: Mapping[str, Any] = field(default_factory=dict)
+    is_warning: bool = False
+
+    @property
+    def severity(self) -> dg.AssetCheckSeverity:
+        """Dagster's word for it."""
+        return dg.AssetCheckSeverity.WARN if self.is_warning else dg.AssetCheckSeverity.ERROR
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The details as Dagster metadata."""
+        return {name: _metadata_value(value) for name, value in self.details.items()}
+
+
+@dataclass(frozen=True)
+class Product:
+    """What an asset made: its rows, what was found when they were audited, and a picture of them."""
+
+    rows: list[dict[str, Any]] | pa.Table | pl.DataFrame
+    audits: Sequence[Audit] = ()
+    preview_png: bytes | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store(dg.ConfigurableResource):
+    """Where the published data are."""
+
+    root: str
+    s3_endpoint_url: str | None = None
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The storage behind it."""
+        from atomvision_ml.storage.lake import Lake
+
+        return Lake(self.root, s3_endpoint_url=self.s3_endpoint_url)
+
+    def begin(self, context: dg.AssetExecutionContext) -> Work:
+        """Begin one materialisation: of this asset, this partition, in this run."""
+        return Work(context, self.lake)
+
+
+class Work:
+    """One materialisation: it knows what it has read, and publishes at most once.
+
+    One object for each materialisation, because an in-process run shares its resources between all its steps.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, lake: Lake):
+        self.context = context
+        self.lake = lake
+        self.key = context.asset_key.to_user_string()
+        self.partition: str | None = context.partition_key if context.has_partition_key else None
+        self.inputs: dict[str, str] = {}
+        self._declared = {dep.to_user_string() for dep in context.assets_def.asset_deps[context.asset_key]}
+        self._code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
+        self._parameters: dict[str, Any] = {}
+        self._scratch: Path | None = None
+        self._locks = ExitStack()
+        self._progress_at = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        """The key with its partition, for messages."""
+        return self.key if self.partition is None else f"{self.key}[{self.partition}]"
+
+    def scan(self, key: str, partition: str | None = None) -> pl.LazyFrame:
+        """The published rows of an input, lazily; its data version becomes part of this work's version.
+
+        Without a partition, a partitioned table is read as far as it is published.
+
+        Raises:
+            PermanentFailure: the key is not among the asset's deps, or nothing is published under it yet.
+        """
+        if key not in self._declared:
+            raise PermanentFailure(f"{self.name} reads {key}, which is not among its deps: declare it")
+        with permanent_failures(f"{self.name} cannot read {key}; materialise that first"):
+            for name in self._published_partitions(key, partition):
+                facts = self.lake.facts(key, name)
+                self.inputs[key if name is None else f"{key}/{name}"] = facts.data_version
+            return self.lake.scan(key, partition)
+
+    def scan_published(self) -> set[str]:
+        """Record every input that is published, for an asset that works on all of them; the published keys."""
+        published = {key for key in self._declared if self._published_partitions(key, None, is_needed=False)}
+        for key in sorted(published):
+            self.scan(key)
+        return published
+
+    def former(self) -> pl.DataFrame | None:
+        """This asset's own present value, or None."""
+        exists = self.lake.exists(self.key, self.partition)
+        return self.lake.scan(self.key, self.partition).collect() if exists else None
+
+    def scratch(self) -> Path:
+        """A folder for unfinished work, the same again for the same inputs: an interrupted run resumes in it.
+
+        A second run on the same work gets a folder of its own.
+        """
+        from filelock import FileLock, Timeout
+
+        identity = json.dumps([self._code_version, self.inputs, self._parameters], sort_keys=True, default=str)
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        name = "-".join([*self.key.split("/"), *([self.partition] if self.partition else []), digest])
+        locks = self.lake.local / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        try:
+            self._locks.enter_context(FileLock(locks / f"scratch-{name}.lock").acquire(timeout=0))
+        except Timeout:
+            name = f"{name}-{self.context.run.run_id}"
+        self._scratch = self.lake.scratch(name)
+        return self._scratch
+
+    def progress(self, done: int, total: int | None = None) -> None:
+        """Report progress, at most every few seconds; goes to the run's log and to the terminal of `make demo`."""
+        if time.monotonic() - self._progress_at < PROGRESS_EVERY_S:
+            return
+        self._progress_at = time.monotonic()
+        _log.info("%s: %s", self.name, f"{done:,}" if total is None else f"{done:,} of {total:,}")
+
+    def publish(
+        self, make: Callable[[], Product], *, parameters: Mapping[str, Any] | None = None
+    ) -> dg.MaterializeResult:
+        """Make the product, audit it and publish it, all or nothing.
+
+        Args:
+            make: called only if something would change, see :data:`SKIP_UNCHANGED_TAG`.
+            parameters: what makes another data set of the same inputs (JSON values).
+
+        Raises:
+            PermanentFailure: bad input, a broken contract, a failed audit, or this run is no longer the one that may
+                publish. The former value stays as it was.
+        """
+        self._parameters = dict(parameters or {})
+        if (unchanged := self._unchanged()) is not None:
+            return unchanged
+        with self._locks, permanent_failures(self.name):
+            result = self._publish(make())
+            if self._scratch is not None:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+            return result
+
+    def _publish(self, product: Product) -> dg.MaterializeResult:
+        from atomvision_ml.schemas.core import ContractError
+        from atomvision_ml.storage.lake import PublicationRefusedError, Version
+
+        try:
+            audits = [*product.audits, Audit(CONTRACT_CHECK, True)]
+            arrow = self._conform(product.rows)
+        except ContractError as error:
+            arrow, audits = None, [*product.audits, Audit(CONTRACT_CHECK, False, {"problem": str(error)})]
+        self._refuse_failed(audits)
+        version = Version(code_version=self._code_version, parameters=self._parameters, inputs=self.inputs)
+        try:
+            facts = self.lake.publish(
+                self.key, arrow, version=version, partition=self.partition, may_publish=self.may_publish
+            )
+        except PublicationRefusedError as error:
+            raise PermanentFailure(f"{self.name}: {error}; the run was ended meanwhile, start a new one") from error
+        return self._result(facts, product, audits)
+
+    def may_publish(self) -> bool:
+        """Whether this run is still started; an orphan of a failed or cancelled run must not publish."""
+        run = self.context.instance.get_run_by_id(self.context.run.run_id)
+        return run is not None and run.status == dg.DagsterRunStatus.STARTED
+
+    def _conform(self, rows: list[dict[str, Any]] | pa.Table | pl.DataFrame) -> pa.Table:
+        table = dictionary_table(self.key)
+        if isinstance(rows, list):
+            return table.from_rows(rows)
+        return table.conform(rows.to_arrow() if hasattr(rows, "to_arrow") else rows)
+
+    def _published_partitions(
+        self, key: str, partition: str | None, *, is_needed: bool = True
+    ) -> Sequence[str | None]:
+        if dictionary_table(key).dimension is None or partition is not None:
+            return [partition] if is_needed or self.lake.exists(key, partition) else []
+        return list(self.lake.partitions(key))
+
+    def _refuse_failed(self, audits: Sequence[Audit]) -> None:
+        failed = [audit for audit in audits if not audit.passed and not audit.is_warning]
+        if not failed:
+            return
+        for audit in audits:
+            self.context.log_event(
+                dg.AssetCheckEvaluation(
+                    asset_key=self.context.asset_key,
+                    check_name=audit.name,
+                    passed=audit.passed,
+                    severity=audit.severity,
+                    metadata=audit.metadata,
+                    partition=self.partition,
+                )
+            )
+        said = "; ".join(f"{audit.name}: {dict(audit.details)}" for audit in failed)
+        raise PermanentFailure(f"{self.name} is not published, the former value stays. Not true: {said}")
+
+    def _result(self, facts: Facts, product: Product, audits: Sequence[Audit]) -> dg.MaterializeResult:
+        verdicts = {audit.name: [audit.passed, audit.is_warning] for audit in audits}
+        metadata: dict[str, Any] = {
+            "dagster/row_count": facts.n_rows,
+            "dagster/uri": f"{self.lake.root}/{self._head_path()}",
+            "content_sha256": facts.content_sha256,
+            "audits": dg.MetadataValue.json(verdicts),
+            **{name: _metadata_value(value) for name, value in product.metadata.items()},
+        }
+        if product.preview_png is not None:
+            metadata["preview"] = _preview(product.preview_png)
+        return self._materialize_result(facts, metadata, audits)
+
+    def _materialize_result(
+        self, facts: Facts, metadata: Mapping[str, Any], audits: Sequence[Audit]
+    ) -> dg.MaterializeResult:
+        return dg.MaterializeResult(
+            metadata=metadata,
+            data_version=dg.DataVersion(facts.data_version),
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name=audit.name, passed=audit.passed, severity=audit.severity, metadata=audit.metadata
+                )
+                for audit in audits
+            ],
+        )
+
+    def _head_path(self) -> str:
+        from atomvision_ml.storage.keys import head_path
+
+        dimension = dictionary_table(self.key).dimension
+        return head_path(self.key, dimension, self.partition)
+
+    def _unchanged(self) -> dg.MaterializeResult | None:
+        """The result that repeats the present value, if the run asks for that and nothing would change."""
+        is_asked = self.context.run.tags.get(SKIP_UNCHANGED_TAG) == "true"
+        if not is_asked or not self.inputs or not self.lake.exists(self.key, self.partition):
+            return None
+        facts = self.lake.facts(self.key, self.partition)
+        present = (facts.code_version, facts.parameters, facts.inputs)
+        if present != (self._code_version, json.loads(json.dumps(self._parameters)), self.inputs):
+            return None
+        metadata = self._last_metadata(facts)
+        if metadata is None:
+            return None
+        self.context.log.info(f"{self.name} is unchanged: same inputs, parameters and code as when it was published")
+        verdicts = metadata["audits"].value
+        audits = [Audit(name, passed, is_warning=is_warning) for name, (passed, is_warning) in verdicts.items()]
+        return self._materialize_result(facts, {**metadata, "is_unchanged": True}, audits)
+
+    def _last_metadata(self, facts: Facts) -> dict[str, Any] | None:
+        """What this instance recorded when the present value was published; None if it does not know it."""
+        records = self.context.instance.fetch_materializations(
+            dg.AssetRecordsFilter(
+                asset_key=self.context.asset_key,
+                asset_partitions=None if self.partition is None else [self.partition],
+            ),
+            limit=1,
+        ).records
+        event = records[0].asset_materialization if records else None
+        if event is None or (event.tags or {}).get("dagster/data_version") != facts.data_version:
+            return None
+        declared = {spec.name for spec in self.context.assets_def.check_specs}
+        audits = event.metadata.get("audits")
+        if audits is None or set(audits.value) != declared:
+            return None
+        return dict(event.metadata)
+
+
+def _preview(png: bytes) -> dg.MetadataValue:
+    if len(png) > PREVIEW_LIMIT_BYTES:
+        return dg.MetadataValue.text(f"left out: {len(png)} bytes, more than {PREVIEW_LIMIT_BYTES}")
+    return dg.MetadataValue.md(f"![preview](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def _metadata_value(value: Any) -> Any:
+    """A value as Dagster takes it: numbers and texts as they are, NumPy scalars and containers as JSON."""
+    if isinstance(value, dg.MetadataValue | bool | int | float | str) or value is None:
+        return value
+    if isinstance(value, Path):
+        return dg.MetadataValue.path(value)
+    return dg.MetadataValue.json(json.loads(json.dumps(value, default=_plain)))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else str(value)

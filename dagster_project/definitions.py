@@ -1,0 +1,48 @@
+"""The code location: everything that Dagster knows, assembled.
+
+No asset, job or sensor is implemented here. Importing this module loads neither torch nor scikit-image.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import dagster as dg
+
+from atomvision_assets.store import Store
+from atomvision_ml.settings import Settings, settings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of asset checks are a preview in Dagster 1.13
+    from atomvision_assets.catalog import assets as catalog
+    from atomvision_assets.evaluation import assets as evaluation
+    from atomvision_assets.images import assets as images
+    from atomvision_assets.models import assets as models
+    from atomvision_assets.structures import assets as structures
+
+from dagster_project import jobs, schedules, sensors
+
+ROOMS = (structures, images, models, evaluation, catalog)
+
+
+def build_definitions(chosen: Settings, store: Store | None = None) -> dg.Definitions:
+    """All definitions under these settings; ``store`` replaces the one that the settings name."""
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules(ROOMS),
+        jobs=jobs.ALL,
+        schedules=schedules.ALL,
+        sensors=[sensors.automation(chosen.automation)],
+        resources={"store": store or _store(chosen)},
+        executor=dg.in_process_executor,
+    )
+
+
+def _store(chosen: Settings) -> Store:
+    root = chosen.root if chosen.root.startswith("s3://") else str(chosen.local_root())
+    return Store(root=root, s3_endpoint_url=chosen.s3_endpoint_url)
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The entry point of `workspace.yaml` and `dg`."""
+    return build_definitions(settings())
