@@ -1,7 +1,5 @@
 """Schedules: only roots have them, the rest follows by the automation condition. All are stopped until switched on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

@@ -1,7 +1,5 @@
 """Assets of the images domain: simulated STEM images."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from atomvision_assets.automation import when_inputs_change

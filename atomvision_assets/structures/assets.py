@@ -1,7 +1,5 @@
 """Assets of the structures domain: records, slabs, materials."""
 
-from __future__ import annotations
-
 import shutil
 
 import dagster as dg
