@@ -19,7 +19,6 @@ import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 Row = dict[str, Any]
 Progress = Callable[[int, int | None], None]
@@ -141,6 +140,8 @@ def closest_pair(crystal: Crystal, within_angstrom: float) -> tuple[int, int, fl
     Exact for distances below half the smallest plane spacing of the compact cell: such neighbours differ by less
     than half a period in each fractional coordinate.
     """
+    from scipy.spatial import cKDTree
+
     reduced = _compact_cell(crystal.cell_angstrom)
     inverse = np.linalg.inv(reduced)
     fractional = crystal.positions_angstrom @ inverse % 1.0 % 1.0

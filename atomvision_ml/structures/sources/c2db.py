@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +28,7 @@ def drafts(path: Path, scratch: Path) -> Iterator[Draft]:
     """
     with _plain_database(path, scratch) as plain, _opened(plain, path) as database:
         was_decoded = False
-        for (row_id,) in database.connection.execute("SELECT id FROM systems ORDER BY id").fetchall():
+        for row_id in _row_ids(database):
             draft = _draft(database, row_id, path)
             was_decoded = was_decoded or draft.properties is not None
             yield draft
@@ -46,8 +45,8 @@ def _plain_database(path: Path, scratch: Path) -> Iterator[Path]:
     copy = scratch / "c2db.decompressed.db"
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with open_dump(path, member_suffix=".db") as stream, copy.open("wb") as target:
-            shutil.copyfileobj(stream, target, 2**20)  # type: ignore[arg-type]
+        with open_dump(path, member_suffix=".db") as stream:
+            stream.copy_to(copy)
         yield copy
     finally:
         with suppress(FileNotFoundError):
@@ -58,7 +57,7 @@ class _ReadOnlyDatabase(SQLite3Database):
     """ASE's database on a connection that cannot write: ASE itself would create missing tables."""
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(f"{Path(self.filename).resolve().as_uri()}?mode=ro", uri=True, timeout=20)
+        return sqlite3.connect(f"{Path(str(self.filename)).resolve().as_uri()}?mode=ro", uri=True, timeout=20)
 
 
 @contextmanager
@@ -68,13 +67,18 @@ def _opened(plain: Path, path: Path) -> Iterator[SQLite3Database]:
             raise SourceUnavailableError(damaged(path, "it is no SQLite database"))
     try:
         with _ReadOnlyDatabase(str(plain)) as database:
-            _check(database.connection, path)
+            _check(database, path)
             yield database
     except sqlite3.Error as error:
         raise SourceUnavailableError(damaged(path, f"no readable ASE database: {error}")) from error
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _row_ids(database: Any) -> list[int]:
+    return [row_id for (row_id,) in database.connection.execute("SELECT id FROM systems ORDER BY id")]
+
+
+def _check(database: Any, path: Path) -> None:
+    connection = database.connection
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
         raise SourceUnavailableError(damaged(path, f"SQLite: {verdict}"))

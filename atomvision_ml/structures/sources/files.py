@@ -9,11 +9,11 @@ import json
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 MAXIMUM_BYTES = 8 * 2**30
 """Largest decompressed dump that is read."""
@@ -58,6 +58,11 @@ class _Bounded:
     def readline(self, size: int) -> bytes:
         return self._counted(self._stream.readline(size))
 
+    def copy_to(self, target: Path) -> None:
+        with target.open("wb") as file:
+            while block := self.read(_CHUNK):
+                file.write(block)
+
     def _counted(self, block: bytes) -> bytes:
         self._left -= len(block)
         if self._left < 0:
@@ -96,9 +101,25 @@ def open_dump(path: Path, *, member_suffix: str, maximum_bytes: int = MAXIMUM_BY
             archive = stack.enter_context(zipfile.ZipFile(path))
             stream: IO[bytes] = stack.enter_context(archive.open(_member(archive, path, member_suffix)))
         else:
-            openers = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open, None: open}
-            stream = stack.enter_context(openers[kind](path, "rb"))
+            openers: dict[str | None, Callable[[Path], IO[bytes]]] = {"gz": _gzip, "bz2": _bz2, "xz": _xz, None: _plain}
+            stream = stack.enter_context(openers[kind](path))
         yield _Bounded(stream, limit, path)
+
+
+def _plain(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _gzip(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path, "rb"))
+
+
+def _bz2(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], bz2.open(path, "rb"))
+
+
+def _xz(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], lzma.open(path, "rb"))
 
 
 @contextmanager
@@ -203,13 +224,11 @@ def _list_items(stream: _Bounded, start: bytes, path: Path) -> Iterator[Item]:
     while text.next_character() != "]":
         place += 1
         value = text.next_value(place)
-        is_object = isinstance(value, dict)
-        yield Item(
-            place,
-            value if is_object else {},
-            None if is_object else f"item {place} is not a JSON object",
-            b"" if is_object else repr(value).encode("utf-8", "backslashreplace"),
-        )
+        if isinstance(value, dict):
+            yield Item(place, value)
+        else:
+            raw = repr(value).encode("utf-8", "backslashreplace")
+            yield Item(place, {}, f"item {place} is not a JSON object", raw)
         text.skip_comma(place)
     text.check_end()
 

@@ -44,7 +44,7 @@ DATABASES = {
         Database(
             source="jarvis_dft_2d",
             title="JARVIS-DFT 2D",
-            pattern=re.compile(rf"(?:dft_2d|jarvis_dft_2d|d2-\d+-\d+-\d+)[^/]*?(?:\.json)?{_COMPRESSED}", re.I),
+            pattern=re.compile(rf"(?:jarvis_)?(?:dft_2d|d2-\d)[\w-]*(?:\.json{_COMPRESSED}|\.zip)", re.I),
             hint="jarvis",
             address="https://ndownloader.figshare.com/files/38521268",
             file_name="dft_2d.json.zip",
@@ -54,7 +54,7 @@ DATABASES = {
         Database(
             source="c2db",
             title="C2DB",
-            pattern=re.compile(rf"c2db[^/]*?(?:\.db|\.sqlite3?)?{_COMPRESSED}", re.I),
+            pattern=re.compile(rf"c2db(?:[\w.-]*?\.(?:db|sqlite3?){_COMPRESSED}|\.zip)", re.I),
             hint="c2db",
             address="https://cmr.fysik.dtu.dk/_downloads/9aa16654ee19990db4180e59da4490e8/c2db.db",
             file_name="c2db.db",
@@ -67,7 +67,7 @@ DATABASES = {
         Database(
             source="twodmatpedia",
             title="2DMatPedia",
-            pattern=re.compile(rf"(?:db|2dmatpedia[^/]*?|twodmatpedia[^/]*?)\.json{_COMPRESSED}", re.I),
+            pattern=re.compile(rf"(?:db|(?:2d|twod)matpedia[\w-]*)\.jsonl?{_COMPRESSED}|2dmatpedia\.zip", re.I),
             hint="2dmatpedia",
             address="http://www.2dmatpedia.org/static/db.json.gz",
             file_name="db.json.gz",

@@ -11,7 +11,7 @@ from typing import Any
 
 from atomvision_ml.schemas.vocabulary import SOURCES
 from atomvision_ml.structures.record import BadRecordError, Delivery, Draft, Progress, Row, rows_of, sha256_of
-from atomvision_ml.structures.sources import c2db, jarvis, twodmatpedia
+from atomvision_ml.structures.sources import jarvis, twodmatpedia
 from atomvision_ml.structures.sources.files import Item, json_items
 from atomvision_ml.structures.sources.locate import DATABASES, obtain
 
@@ -80,8 +80,14 @@ def _json_draft(reader: Any, item: Item) -> Draft:
         return Draft(native_id, sha256, reason=str(error), properties=properties)
 
 
+def _c2db_drafts(path: Path, scratch: Path) -> Iterator[Draft]:
+    from atomvision_ml.structures.sources.c2db import drafts
+
+    return drafts(path, scratch)
+
+
 _READERS: dict[str, Callable[[Path, Path], Iterator[Draft]]] = {
     "jarvis_dft_2d": lambda path, scratch: _json_drafts(jarvis, path),
     "twodmatpedia": lambda path, scratch: _json_drafts(twodmatpedia, path),
-    "c2db": c2db.drafts,
+    "c2db": _c2db_drafts,
 }
