@@ -33,6 +33,9 @@ SYMMETRY_ORDER = {"hexagonal": 12, "square": 8, "rectangular": 4, "rhombic": 4, 
 _TIE = 1e-9
 """Relative size below which two lengths, or a projection and one half, count as equal (rounding only)."""
 
+_FLAT = 1e-9
+"""Smallest sine of the cell angle, and smallest ratio of the two lengths, of a cell that can be reduced safely."""
+
 _HEXAGONAL = complex(0.5, math.sqrt(0.75))
 _SQUARE = 1j
 
@@ -55,14 +58,16 @@ class CellClass:
 
 
 def as_cell(cell: ArrayLike) -> NDArray[np.float64]:
-    """A (2, 2) float64 cell, rows as vectors; raises ValueError if it is not finite or has no area."""
+    """A (2, 2) float64 cell, rows as vectors; raises ValueError if it is not finite or too flat."""
     vectors = np.asarray(cell, dtype=np.float64)
     if vectors.shape != (2, 2):
         raise ValueError(f"a 2D cell has shape (2, 2), rows as vectors; got shape {vectors.shape}")
     if not np.isfinite(vectors).all():
         raise ValueError(f"the cell {vectors.tolist()} has values that are not finite")
-    lengths = np.linalg.norm(vectors, axis=1)
-    if lengths.min() == 0 or abs(np.linalg.det(vectors)) < 1e-9 * lengths.prod():
+    lengths = np.hypot(vectors[:, 0], vectors[:, 1])
+    if lengths.min() < _FLAT * lengths.max():
+        raise ValueError(f"the vectors of the cell {vectors.tolist()} differ too much in length for float64 arithmetic")
+    if lengths.min() == 0 or abs(np.linalg.det(vectors / lengths[:, None])) < _FLAT:
         raise ValueError(f"the cell {vectors.tolist()} has no area; give two vectors that are not parallel")
     return vectors
 
