@@ -14,9 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-RETRY_POLICY = dg.RetryPolicy(
-    max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
-)
+RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 PERMANENT = (ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError)
 """The same input raises them again. `ContractError` is a ValueError, `NotPublishedError` a LookupError."""

@@ -222,9 +222,7 @@ class Work:
             return table.from_rows(rows)
         return table.conform(rows.to_arrow() if hasattr(rows, "to_arrow") else rows)
 
-    def _published_partitions(
-        self, key: str, partition: str | None, *, is_needed: bool = True
-    ) -> Sequence[str | None]:
+    def _published_partitions(self, key: str, partition: str | None, *, is_needed: bool = True) -> Sequence[str | None]:
         if dictionary_table(key).dimension is None or partition is not None:
             return [partition] if is_needed or self.lake.exists(key, partition) else []
         return list(self.lake.partitions(key))

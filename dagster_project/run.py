@@ -1,0 +1,339 @@
+"""The whole graph in order, in this process, into the instance of ``DAGSTER_HOME``: `make demo` and `make full`.
+
+Belongs here: order, progress and the last page on the terminal. Each asset is a run of its own, so that a failed
+partition stops only what needs it, and Dagster's UI shows afterwards what was done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import dagster as dg
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from atomvision_assets.store import SKIP_UNCHANGED_TAG, Store
+from atomvision_ml.schemas.vocabulary import SOURCES
+from atomvision_ml.settings import settings
+from dagster_project import jobs
+from dagster_project.definitions import build_definitions
+
+if TYPE_CHECKING:
+    from atomvision_ml.storage.lake import Lake
+
+PROCESS_TAG = "atomvision/process"
+"""Host and process id of the terminal that a run lives in: how a killed one is recognised afterwards."""
+INTERRUPTED_EXIT_CODE = 130
+
+
+class Size(StrEnum):
+    """How much to do."""
+
+    demo = "demo"
+    full = "full"
+
+
+class State(Enum):
+    """What became of a step; the value is its mark and colour."""
+
+    DONE = ("✓", "green")
+    UNCHANGED = ("=", "cyan")
+    FAILED = ("✗", "red")
+    BLOCKED = ("-", "yellow")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One asset of one job, for one partition."""
+
+    job: str
+    key: dg.AssetKey
+    partition: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The key with its partition."""
+        key = self.key.to_user_string()
+        return key if self.partition is None else f"{key}[{self.partition}]"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step."""
+
+    state: State
+    seconds: float = 0.0
+    n_rows: int | None = None
+    message: str = ""
+
+
+def plan(definitions: dg.Definitions, sources: Iterable[str]) -> list[Step]:
+    """Every step, in an order in which each finds its inputs: job by job, partition by partition, along the graph."""
+    ordered = definitions.resolve_asset_graph().toposorted_asset_keys
+    steps = []
+    for job in jobs.ALL:
+        definition = definitions.resolve_job_def(job.name)
+        keys = [key for key in ordered if key in definition.asset_layer.executable_asset_keys]
+        partitions: Iterable[str | None] = [None]
+        if definition.partitions_def is not None:
+            partitions = sources if job is jobs.REFRESH_STRUCTURES else definition.partitions_def.get_partition_keys()
+        steps += [Step(job.name, key, partition) for partition in partitions for key in keys]
+    return steps
+
+
+class Runner:
+    """Runs the plan and keeps what became of each step."""
+
+    def __init__(
+        self,
+        definitions: dg.Definitions,
+        instance: dg.DagsterInstance,
+        size: Size,
+        is_forced: bool = False,
+    ):
+        self.definitions = definitions
+        self.instance = instance
+        self.size = size
+        self.outcomes: dict[Step, Outcome] = {}
+        self._tags = {PROCESS_TAG: _process()} | ({} if is_forced else {SKIP_UNCHANGED_TAG: "true"})
+
+    def run(self, step: Step) -> Outcome:
+        """Run one step, unless something that it needs has failed before."""
+        if (blocker := self._blocker(step)) is not None:
+            outcome = Outcome(State.BLOCKED, message=f"needs {blocker}")
+        else:
+            outcome = self._execute(step)
+        self.outcomes[step] = outcome
+        return outcome
+
+    def _blocker(self, step: Step) -> str | None:
+        """A step upstream that failed; a fan-in over partitions takes what there is."""
+        graph = self.definitions.resolve_asset_graph()
+        upstream = graph.get(step.key).parent_keys
+        for other, outcome in self.outcomes.items():
+            is_needed = other.key in upstream and other.partition in (None, step.partition)
+            if is_needed and outcome.state in (State.FAILED, State.BLOCKED):
+                return other.name
+        return None
+
+    def _execute(self, step: Step) -> Outcome:
+        job = self.definitions.resolve_job_def(step.job)
+        started = time.monotonic()
+        result = job.execute_in_process(
+            partition_key=step.partition,
+            asset_selection=[step.key],
+            instance=self.instance,
+            raise_on_error=False,
+            tags=self._tags,
+            run_config=self._run_config(job, step),
+        )
+        seconds = time.monotonic() - started
+        if not result.success:
+            return Outcome(State.FAILED, seconds, message=_failure(result))
+        (event,) = result.asset_materializations_for_node("__".join(step.key.path))
+        state = State.UNCHANGED if "is_unchanged" in event.metadata else State.DONE
+        return Outcome(state, seconds, n_rows=int(str(event.metadata["dagster/row_count"].value)))
+
+    def _run_config(self, job: dg.JobDefinition, step: Step) -> dict[str, Any]:
+        config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        node = "__".join(step.key.path)
+        fields = getattr(job.get_node_named(node).definition.config_field.config_type, "fields", {})  # type: ignore[union-attr]
+        if "config" in fields or "size" in fields:
+            config["ops"] = {node: {"config": {"size": self.size.value}}} if "size" in fields else {}
+        return config
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    """Why it failed, in the words of the failure."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data is not None and data.user_failure_data.description:
+                return data.user_failure_data.description
+            if data.error is not None:
+                cause = data.error.cause or data.error
+                return cause.message.strip()
+    return "the run did not start; see the Dagster UI"
+
+
+def _process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def end_killed_runs(instance: dg.DagsterInstance) -> int:
+    """Mark the runs of terminals of this machine that are gone as failed; how many.
+
+    A killed process cannot say that it ended: its run would stay started for ever, and keep its place in a pool.
+    """
+    ended = 0
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    for run in instance.get_runs(filters=unfinished):
+        host, _, process = run.tags.get(PROCESS_TAG, "").rpartition(":")
+        if host == socket.gethostname() and not _is_alive(int(process)):
+            instance.report_run_failed(run, message="The terminal that this run lived in was killed.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            ended += 1
+    return ended
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class Page:
+    """What the person at the terminal sees."""
+
+    def __init__(self, console: Console):
+        self.console = console
+
+    @contextmanager
+    def step(self, step: Step) -> Iterator[None]:
+        """Show that a step runs, and the progress that its work reports."""
+        with self.console.status(step.name) as status:
+            handler = _ProgressHandler(self.console, status)
+            logger = logging.getLogger("atomvision_assets.store")
+            level = logger.level
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            try:
+                yield
+            finally:
+                logger.removeHandler(handler)
+                logger.setLevel(level)
+
+    def outcome(self, step: Step, outcome: Outcome) -> None:
+        """One line for a step that has ended."""
+        mark, colour = outcome.state.value
+        line = Text(f"{mark} {step.name:<40}", style=colour)
+        if outcome.state in (State.DONE, State.UNCHANGED):
+            line.append(f"{outcome.seconds:8.1f} s {outcome.n_rows:>8,} rows", style="default")
+        if outcome.state is State.UNCHANGED:
+            line.append("  unchanged", style="dim")
+        line.append(f"  {outcome.message}", style="default")
+        self.console.print(line, soft_wrap=True)
+
+    def results(self, lake: Lake) -> None:
+        """The table of results, the gallery and what to do next."""
+        from atomvision_ml.catalog.warehouse import snapshot
+
+        with snapshot(lake) as connection:
+            self.console.print(_leaderboard(connection.execute(_LEADERBOARD).fetchall()))
+        for path in _gallery(lake):
+            self.console.print(f"Pictures: {path}", soft_wrap=True)
+        self.console.print(_NEXT, soft_wrap=True, highlight=False)
+
+    def summary(self, outcomes: dict[Step, Outcome], seconds: float) -> None:
+        """How many steps ended how."""
+        counts = {state: sum(outcome.state is state for outcome in outcomes.values()) for state in State}
+        words = ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count)
+        self.console.print(f"{words} in {seconds:.0f} s")
+
+
+class _ProgressHandler(logging.Handler):
+    """Shows progress messages: in the status line of a terminal, as lines elsewhere."""
+
+    def __init__(self, console: Console, status: Any):
+        super().__init__(logging.INFO)
+        self._console, self._status = console, status
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one message."""
+        if self._console.is_terminal:
+            self._status.update(record.getMessage())
+        else:
+            self._console.print(f"  {record.getMessage()}")
+
+
+_LEADERBOARD = """
+SELECT task, model, slice, metric, value, low, high, baseline FROM evaluation.leaderboard
+WHERE metric IN ('macro_f1', 'accuracy', 'iou', 'pixel_accuracy') AND model IN ('lattice_finder', 'segmenter')
+ORDER BY task, model, metric, slice
+"""
+
+_NEXT = """
+Next:
+  make ui                              the asset graph at http://127.0.0.1:3000
+  .venv/bin/atomvision sql "SELECT bravais_lattice, count(*) FROM structures.slabs GROUP BY ALL"
+  .venv/bin/atomvision predict lattice IMAGE --pixel-size-angstrom 0.1 --json"""
+
+
+def _leaderboard(rows: list[tuple[Any, ...]]) -> Table:
+    table = Table(title="Results on the frozen hold-out (evaluation.leaderboard)")
+    for name in ("task", "model", "slice", "metric"):
+        table.add_column(name)
+    for name in ("value", "95 % interval", "best baseline"):
+        table.add_column(name, justify="right")
+    for task, model, where, metric, value, low, high, baseline in rows:
+        interval = f"{low:.3f} – {high:.3f}" if low is not None and high is not None else ""
+        table.add_row(task, model, where, metric, f"{value:.3f}", interval, f"{baseline:.3f}")
+    return table
+
+
+def _gallery(lake: Lake) -> list[str]:
+    from atomvision_ml.storage.keys import EVALUATION_GALLERY
+
+    if not lake.exists(EVALUATION_GALLERY):
+        return []
+    blobs = lake.scan(EVALUATION_GALLERY).select("blob").unique().collect()["blob"]
+    return [str(lake.blob(blob) / "index.html") for blob in blobs]
+
+
+def run(size: Size, is_forced: bool, console: Console) -> int:
+    """Run everything; the exit code."""
+    definitions = build_definitions(settings())
+    store: Store = (definitions.resources or {})["store"]
+    page = Page(console)
+    started = time.monotonic()
+    try:
+        instance = dg.DagsterInstance.get()
+    except dg.DagsterInvariantViolationError as error:
+        console.print(f"{error}\nSet DAGSTER_HOME to a folder with a dagster.yaml, or use make.", soft_wrap=True)
+        return 2
+    with instance:
+        if ended := end_killed_runs(instance):
+            console.print(f"{ended} run(s) of a killed terminal are now marked as failed")
+        runner = Runner(definitions, instance, size, is_forced)
+        sources = SOURCES if size is Size.full else ("prototypes",)
+        try:
+            for step in plan(definitions, sources):
+                with page.step(step):
+                    outcome = runner.run(step)
+                page.outcome(step, outcome)
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            console.print("Stopped. What is published stays; the same command goes on from here.")
+            return INTERRUPTED_EXIT_CODE
+    page.results(store.lake)
+    page.summary(runner.outcomes, time.monotonic() - started)
+    return int(any(outcome.state in (State.FAILED, State.BLOCKED) for outcome in runner.outcomes.values()))
+
+
+def main(
+    size: Annotated[Size, typer.Argument(help="demo: the embedded structures; full: all four databases.")],
+    force: Annotated[bool, typer.Option("--force", help="Compute also what is unchanged.")] = False,
+) -> None:
+    """Materialise the whole asset graph, then show results, pictures and what to do next.
+
+    What was published before from the same inputs, parameters and code is left as it is, so a run that was stopped
+    goes on where it was. A partition that fails is reported, the others go on, and the exit code is 1.
+    """
+    raise typer.Exit(run(size, force, Console()))
+
+
+if __name__ == "__main__":
+    typer.run(main)

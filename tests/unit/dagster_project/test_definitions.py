@@ -1,0 +1,173 @@
+"""What every asset must tell a reader of the catalogue, and what the code location must not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from atomvision_assets import gpu
+from atomvision_assets.automation import LABEL
+from atomvision_assets.declare import asset_key_of
+from atomvision_assets.partitions import BY_DIMENSION
+from atomvision_assets.store import CONTRACT_CHECK, Store
+from atomvision_ml.schemas.tables import TABLES
+from atomvision_ml.schemas.vocabulary import SOURCES
+from atomvision_ml.settings import Settings
+from dagster_project.definitions import build_definitions
+from dagster_project.schedules import refresh_structures_weekly
+
+ROOTS = {"structures/records", "catalog/dictionary"}
+GPU_ASSETS = {"models/segmenter"}
+ROOT_FOLDER = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def definitions(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
+    return build_definitions(Settings(root="unused"), Store(root=str(tmp_path_factory.mktemp("root"))))
+
+
+@pytest.fixture(scope="module")
+def specs(definitions: dg.Definitions) -> dict[str, dg.AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in definitions.resolve_all_asset_specs()}
+
+
+def test_assets_are_the_tables_of_the_dictionary(specs: dict[str, dg.AssetSpec]) -> None:
+    assert set(specs) == set(TABLES)
+
+
+def test_definitions_are_loadable(definitions: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(definitions)
+
+
+@pytest.mark.parametrize("key", sorted(TABLES))
+def test_asset_says_all_that_a_reader_may_expect(specs: dict[str, dg.AssetSpec], key: str) -> None:
+    spec, table = specs[key], TABLES[key]
+    assert spec.owners, "owner"
+    assert spec.group_name == key.split("/")[0]
+    assert spec.kinds, "kinds"
+    assert spec.description is not None
+    assert spec.description.startswith(table.description)
+    assert spec.code_version, "code version"
+    assert len(spec.code_version) < 8, "written by hand, not a hash"
+    assert spec.partitions_def == (BY_DIMENSION[table.dimension] if table.dimension else None)
+    columns = spec.metadata["dagster/column_schema"].columns
+    assert [column.name for column in columns] == [column.name for column in table.columns]
+    for shown, column in zip(columns, table.columns, strict=True):
+        assert shown.description.startswith(column.description)
+        assert column.unit is None or column.unit in shown.description
+        assert (shown.constraints.nullable, shown.constraints.unique) == (column.nullable, column.unique)
+
+
+def test_checks_of_partitioned_assets_are_partitioned_alike(definitions: dg.Definitions) -> None:
+    checked = set()
+    for asset in definitions.resolve_asset_graph().assets_defs:
+        for check in asset.check_specs:
+            checked.add(check.asset_key.to_user_string())
+            assert check.partitions_def == asset.partitions_def, check.key
+            assert check.description, check.key
+            assert "_" in check.name, "a check's name is a true statement"
+    assert checked == set(TABLES)
+
+
+def test_every_asset_checks_its_contract(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in TABLES:
+        assert dg.AssetCheckKey(asset_key_of(key), CONTRACT_CHECK) in graph.asset_check_keys
+
+
+def test_automation_is_on_derived_assets_and_not_on_roots(specs: dict[str, dg.AssetSpec]) -> None:
+    assert {key for key, spec in specs.items() if not spec.deps} == ROOTS
+    for key, spec in specs.items():
+        label = spec.automation_condition.get_label() if spec.automation_condition else None
+        assert label == (None if key in ROOTS else LABEL), key
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "STOPPED"])
+def test_one_automation_sensor_whose_state_the_settings_choose(status: str) -> None:
+    (sensor,) = build_definitions(Settings(root="unused", automation=status)).sensors
+    assert sensor.name == "automation"
+    assert sensor.default_status == dg.DefaultSensorStatus[status]
+
+
+def test_first_tick_on_an_empty_platform_requests_nothing(definitions: dg.Definitions) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.evaluate_automation_conditions(definitions, instance=instance).total_requested == 0
+
+
+def test_gpu_assets_share_a_pool_and_ask_kubernetes_for_a_gpu(definitions: dg.Definitions) -> None:
+    for key in TABLES:
+        asset = definitions.resolve_assets_def(asset_key_of(key))
+        is_gpu = asset.op.pool == gpu.POOL
+        assert is_gpu == (key in GPU_ASSETS), key
+        assert is_gpu == (asset.tags_by_key[asset.key].get("compute") == "gpu"), key
+        assert is_gpu == ("dagster-k8s/config" in asset.op.tags), key
+
+
+def test_kubernetes_request_is_one_that_kubernetes_understands() -> None:
+    from dagster_k8s.job import UserDefinedDagsterK8sConfig
+    from dagster_k8s.models import k8s_model_from_dict
+    from kubernetes.client import V1Container, V1JobSpec, V1PodSpec
+
+    config = UserDefinedDagsterK8sConfig.from_dict(gpu.OP_TAGS["dagster-k8s/config"])
+    container = k8s_model_from_dict(V1Container, {"name": "step", **config.container_config})
+    assert container.resources.limits["nvidia.com/gpu"] == "1"
+    pod = k8s_model_from_dict(V1PodSpec, {"containers": [], **config.pod_spec_config})
+    assert {volume.name for volume in pod.volumes} == {mount.name for mount in container.volume_mounts}
+    assert k8s_model_from_dict(V1JobSpec, {"template": {}, **config.job_spec_config}).ttl_seconds_after_finished
+
+
+def test_jobs_cover_every_asset_once(definitions: dg.Definitions) -> None:
+    from dagster_project import jobs
+
+    selected = [
+        key.to_user_string()
+        for job in jobs.ALL
+        for key in definitions.resolve_job_def(job.name).asset_layer.executable_asset_keys
+    ]
+    assert sorted(selected) == sorted(TABLES)
+
+
+def test_no_unpartitioned_asset_is_in_a_partitioned_job(definitions: dg.Definitions) -> None:
+    from dagster_project import jobs
+
+    for job in jobs.ALL:
+        definition = definitions.resolve_job_def(job.name)
+        for key in definition.asset_layer.executable_asset_keys:
+            assert definitions.resolve_assets_def(key).partitions_def == definition.partitions_def
+
+
+def test_weekly_schedule_is_stopped_and_asks_for_every_source(definitions: dg.Definitions) -> None:
+    import datetime
+
+    assert refresh_structures_weekly.default_status == dg.DefaultScheduleStatus.STOPPED
+    monday = datetime.datetime(2026, 1, 5, 3, tzinfo=datetime.UTC)
+    with dg.build_schedule_context(scheduled_execution_time=monday) as context:
+        requests = list(refresh_structures_weekly(context))
+    assert [request.partition_key for request in requests] == list(SOURCES)
+    assert len({request.run_key for request in requests}) == len(SOURCES)
+
+
+def test_workspace_file_names_a_loadable_location(tmp_path: Path) -> None:
+    from dagster._core.workspace.load import location_origins_from_yaml_paths
+
+    origins = location_origins_from_yaml_paths([str(ROOT_FOLDER / "workspace.yaml")])
+    (origin,) = origins.values() if isinstance(origins, dict) else origins
+    assert origin.loadable_target_origin.module_name == "dagster_project.definitions"
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("dagster_project.definitions", ("torch", "dgl", "skimage", "boto3", "matplotlib", "duckdb", "zarr")),
+        ("atomvision_ml", ("dagster", "torch", "dgl", "skimage", "boto3")),
+        ("atomvision_ml.cli.app", ("dagster", "torch", "dgl", "skimage", "boto3")),
+    ],
+)
+def test_import_stays_light(module: str, forbidden: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print(*sorted(set({forbidden!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
