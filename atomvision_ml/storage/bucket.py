@@ -50,6 +50,8 @@ def open_bucket(root: str, endpoint_url: str | None) -> S3Store:
 class BucketObjects:
     """Heads are replaced by one conditional PUT; a blob counts once its manifest, written last, is there."""
 
+    is_live = False
+
     def __init__(self, root: str, *, endpoint_url: str | None, cache: Path | None) -> None:
         self._store = open_bucket(root, endpoint_url)
         place = hashlib.sha256(f"{endpoint_url}|{root}".encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ Layout below the root::
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -125,6 +126,17 @@ class Lake:
                 f"{_label(key, partition)} is not published in {self.root}; materialise that asset first"
             )
         return files
+
+    def patterns(self, key: str) -> list[str]:
+        """Absolute paths or glob patterns that match the heads of a key, for readers that open them by themselves.
+
+        In a folder they match what is published at any later time, too; of a bucket they name the cached files.
+        """
+        files = self.heads(key)
+        dimension = table(key).dimension
+        if self.objects.is_live and dimension is not None:
+            return [f"{glob.escape(str(files[0].parent.parent))}/{dimension}=*/{files[0].name}"]
+        return [glob.escape(str(file)) for file in files]
 
     def exists(self, key: str, partition: str | None = None) -> bool:
         """Whether the head is published; for a partitioned key without partition, whether any is."""

@@ -25,6 +25,9 @@ class Objects(Protocol):
     local: Path
     """Folder of this machine for scratch files and for the DuckDB catalogue."""
 
+    is_live: bool
+    """Whether :meth:`fetch` gives the head itself, at a path that stays, rather than a copy."""
+
     def etag(self, path: str) -> str | None:
         """What changes whenever the head is replaced; None if there is no head."""
 
@@ -70,6 +73,8 @@ class Objects(Protocol):
 
 class FolderObjects:
     """Objects in a folder of a POSIX file system."""
+
+    is_live = True
 
     def __init__(self, root: Path) -> None:
         self.local = root

@@ -1,0 +1,184 @@
+"""Views over views: questions that people ask often, each written once in SQL.
+
+A view here is to the warehouse what a table is to the dictionary: a name, a description, columns with meaning
+and unit, and the tables that it reads.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from atomvision_ml.schemas.core import Column
+
+S, I32, I64, F64 = pa.string(), pa.int32(), pa.int64(), pa.float64()
+
+LOWER_IS_BETTER = r"(error|loss|rmse|mae|ece|brier|nll|distance|deviation|false_)"
+"""Metrics whose name matches (regular expression, anywhere in the name) are better when smaller; all others are
+better when larger."""
+
+PUBLISHED_FIGURES = (
+    ("lattice", "accuracy", 0.830, "section 3.4: DenseNet, noiseless, random split"),
+    ("segmentation", "pixel_accuracy", 0.930, "section 3.3: U-Net, noiseless, random split"),
+)
+"""Task, metric, value and origin of the figures in the paper that this platform answers to: K. Choudhary et al.,
+*AtomVision: A machine vision library for atomistic images*. They stand beside the slice ``all|clean``, the nearest
+to how they were measured."""
+
+
+class View(BaseModel):
+    """One SQL view over the views of published tables."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$", description="`schema.view`.")
+    description: str
+    columns: tuple[Column, ...]
+    bases: tuple[str, ...] = Field(description="Asset keys of the tables that it reads.")
+    sql: str
+
+
+def _published_rows() -> str:
+    return ", ".join(f"('{task}', '{metric}', {value})" for task, metric, value, _ in PUBLISHED_FIGURES)
+
+
+LEADERBOARD = View(
+    name="evaluation.leaderboard",
+    description=(
+        "Every figure of a model beside the best trivial or classical value for the same task, size, slice and "
+        "metric, and beside the published figure where there is one. A figure without a baseline is not shown."
+    ),
+    bases=("evaluation/metrics",),
+    columns=(
+        Column(name="task", type=S, description="Learning task."),
+        Column(name="model", type=S, description="Registered name."),
+        Column(name="size", type=S, description="Size of the graph."),
+        Column(name="slice", type=S, description="Which items; see evaluation.metrics."),
+        Column(name="metric", type=S, description="Name of the metric."),
+        Column(name="value", type=F64, description="Mean over the training seeds."),
+        Column(name="low", type=F64, nullable=True, description="Lowest lower end of the intervals of the seeds."),
+        Column(name="high", type=F64, nullable=True, description="Highest upper end of the intervals of the seeds."),
+        Column(
+            name="baseline",
+            type=F64,
+            description=(
+                "Best value of another method whose role is trivial or classical: the smallest for errors, losses "
+                "and distances, the largest for all other metrics."
+            ),
+        ),
+        Column(name="published", type=F64, nullable=True, description="Figure of the AtomVision paper."),
+    ),
+    sql=f"""
+WITH figures AS (
+    SELECT task, model, size, slice, metric, any_value(role) AS role,
+           avg(value) AS value, min(low) AS low, max(high) AS high
+    FROM evaluation.metrics GROUP BY task, model, size, slice, metric
+), ranked AS (
+    SELECT figures.*, CASE WHEN regexp_matches(metric, '{LOWER_IS_BETTER}') THEN -value ELSE value END AS merit
+    FROM figures
+), paired AS (
+    SELECT shown.task, shown.model, shown.size, shown.slice, shown.metric, shown.value, shown.low, shown.high,
+           arg_max(rival.value, rival.merit) AS baseline
+    FROM ranked AS shown JOIN ranked AS rival USING (task, size, slice, metric)
+    WHERE shown.role <> 'trivial' AND rival.role <> 'model' AND rival.model <> shown.model
+    GROUP BY ALL
+)
+SELECT paired.*, figure.published
+FROM paired LEFT JOIN (VALUES {_published_rows()}) AS figure(task, metric, published)
+    ON figure.task = paired.task AND figure.metric = paired.metric AND paired.slice = 'all|clean'
+""",
+)
+
+STEM_ATOMS = View(
+    name="images.stem_atoms",
+    description="Every atom in view of every STEM image, one row each.",
+    bases=("images/stem",),
+    columns=(
+        Column(name="image_id", type=S, description="Image of images.stem."),
+        Column(name="slab_id", type=S, description="The slab that was imaged."),
+        Column(name="x_angstrom", type=F64, unit="Å", description="From the centre of pixel [0, 0] along columns."),
+        Column(name="y_angstrom", type=F64, unit="Å", description="From the centre of pixel [0, 0] along rows."),
+        Column(name="atomic_number", type=pa.int16(), description="Atomic number Z."),
+    ),
+    sql="""
+SELECT image_id, slab_id, atom.x_angstrom, atom.y_angstrom, atom.atomic_number
+FROM (SELECT image_id, slab_id, unnest(atoms) AS atom FROM images.stem)
+""",
+)
+
+STEM_COLUMNS = View(
+    name="images.stem_columns",
+    description="Every atomic column in view of every STEM image, one row each.",
+    bases=("images/stem",),
+    columns=(
+        Column(name="image_id", type=S, description="Image of images.stem."),
+        Column(name="slab_id", type=S, description="The slab that was imaged."),
+        Column(name="x_angstrom", type=F64, unit="Å", description="From the centre of pixel [0, 0] along columns."),
+        Column(name="y_angstrom", type=F64, unit="Å", description="From the centre of pixel [0, 0] along rows."),
+        Column(name="n_atoms", type=pa.int16(), description="Atoms in the column."),
+        Column(name="relative_intensity", type=F64, description="Intensity relative to the brightest column."),
+    ),
+    sql="""
+SELECT image_id, slab_id, col.x_angstrom, col.y_angstrom, col.n_atoms, col.relative_intensity
+FROM (SELECT image_id, slab_id, unnest(columns) AS col FROM images.stem)
+""",
+)
+
+SOURCE_SUMMARY = View(
+    name="structures.source_summary",
+    description="Records, accepted and rejected, of each structure database, with the most frequent reason.",
+    bases=("structures/slabs",),
+    columns=(
+        Column(name="source", type=S, description="Structure database."),
+        Column(name="n_records", type=I64, description="Records."),
+        Column(name="n_accepted", type=I64, description="Accepted as slabs."),
+        Column(name="n_rejected", type=I64, description="Rejected with a reason."),
+        Column(name="rejected_percent", type=F64, unit="%", description="Share of rejected records."),
+        Column(name="most_frequent_reason", type=S, nullable=True, description="Of the rejected ones."),
+    ),
+    sql="""
+SELECT source, count(*) AS n_records,
+       count(*) FILTER (status = 'accepted') AS n_accepted,
+       count(*) FILTER (status = 'rejected') AS n_rejected,
+       100.0 * count(*) FILTER (status = 'rejected') / count(*) AS rejected_percent,
+       mode(reason) FILTER (status = 'rejected') AS most_frequent_reason
+FROM structures.slabs GROUP BY source
+""",
+)
+
+LATTICE_COUNTS = View(
+    name="structures.lattice_counts",
+    description=(
+        "Accepted slabs of each database by Bravais lattice of the projection and by the published rule; where the "
+        "two differ, the published label changes under the sound definition."
+    ),
+    bases=("structures/slabs",),
+    columns=(
+        Column(name="source", type=S, description="Structure database."),
+        Column(name="bravais_lattice", type=S, description="Of the projection; see structures.slabs."),
+        Column(name="bravais_lattice_published", type=S, nullable=True, description="By the published rule."),
+        Column(name="n_slabs", type=I64, description="Slabs with this pair of labels."),
+        Column(name="n_ambiguous", type=I64, description="Of these, ambiguous by the rule fixed in advance."),
+    ),
+    sql="""
+SELECT source, bravais_lattice, bravais_lattice_published, count(*) AS n_slabs,
+       count(*) FILTER (is_ambiguous) AS n_ambiguous
+FROM structures.slabs WHERE status = 'accepted' GROUP BY ALL
+""",
+)
+
+OVERLAPS = View(
+    name="structures.overlaps",
+    description="How many materials each combination of databases shares.",
+    bases=("structures/materials",),
+    columns=(
+        Column(name="sources", type=S, description="Databases that hold the material, joined by ` + `."),
+        Column(name="n_materials", type=I64, description="Materials in exactly these databases."),
+    ),
+    sql="""
+SELECT array_to_string(sources, ' + ') AS sources, count(*) AS n_materials
+FROM structures.materials GROUP BY ALL
+""",
+)
+
+VIEWS = (LEADERBOARD, STEM_ATOMS, STEM_COLUMNS, SOURCE_SUMMARY, LATTICE_COUNTS, OVERLAPS)
