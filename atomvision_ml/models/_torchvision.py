@@ -25,7 +25,7 @@ def ensure_torchvision() -> str:
         ImportError, RuntimeError: torchvision is missing or fails for another reason.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
@@ -40,6 +40,6 @@ def ensure_torchvision() -> str:
         for operator in _DETECTION_OPERATORS:
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _kept.append(library)
-    import torchvision  # noqa: F401
+    import torchvision
 
     return "declared"

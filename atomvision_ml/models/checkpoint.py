@@ -169,7 +169,9 @@ def released_checkpoint(name: str) -> Path:
     model_spec(name)
     folder = Path(__file__).parent / "released" / name
     if not (folder / PARAMETERS).is_file():
-        raise CheckpointError(f"no released checkpoint of {name!r}; released are {', '.join(released_names()) or 'none'}")
+        raise CheckpointError(
+            f"no released checkpoint of {name!r}; released are {', '.join(released_names()) or 'none'}"
+        )
     return folder
 
 

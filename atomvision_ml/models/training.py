@@ -196,7 +196,9 @@ def train(
     identity = f"{fingerprint}|{parameters.model_dump_json()}|{chosen.type}|{precision}"
     scratch.mkdir(parents=True, exist_ok=True)
     network = learner.network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=parameters.learning_rate, weight_decay=parameters.weight_decay)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=parameters.learning_rate, weight_decay=parameters.weight_decay
+    )
     state = _resume(scratch / RESUME_FILE, identity, network, optimiser)
     resumed_after = state.epoch if state.epoch else None
     while state.epoch < parameters.epochs and state.epoch - state.best_epoch <= parameters.patience:

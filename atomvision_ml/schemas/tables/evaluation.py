@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from atomvision_ml.schemas.core import Column, Table
+from atomvision_ml.schemas.core import FLOATS, Column, Table
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, SIZES, SOURCES, TASKS
 
 S, I32, I64, F64, B = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -20,6 +20,13 @@ HOLDOUT = Table(
         Column(name="blob", type=S, description="Pinned Zarr blob."),
         Column(name="index", type=I32, minimum=0, description="Index into the blob."),
         Column(name="pixel_size_angstrom", type=F64, unit="Å", description="Pixel size."),
+        Column(name="field_angstrom", type=F64, unit="Å", description="Edge of the field of view."),
+        Column(
+            name="lattice_vectors_angstrom",
+            type=FLOATS,
+            unit="Å",
+            description="True primitive vectors of the projection as imaged, (2, 2) flattened rows (x, y).",
+        ),
         Column(
             name="mean_detected_e_per_a2",
             type=F64,

@@ -87,6 +87,32 @@ SEGMENTER = Table(
             description="Intersection over union of the atom class; 1 where both are empty.",
         ),
         Column(
+            name="n_columns",
+            type=pa.int32(),
+            minimum=0,
+            description="True columns that count: at least 5 % of the brightest, at least 1 Å inside the border.",
+        ),
+        Column(
+            name="n_found",
+            type=pa.int32(),
+            minimum=0,
+            description="Found atoms that count: all but those without a counting column that lie at a column that "
+            "does not count, or outside that border.",
+        ),
+        Column(
+            name="n_matched",
+            type=pa.int32(),
+            minimum=0,
+            description="Pairs of a counting column and a found atom at most 0.5 Å apart (Hungarian).",
+        ),
+        Column(
+            name="squared_error_angstrom2",
+            type=F64,
+            minimum=0,
+            unit="Å²",
+            description="Sum over the matched pairs of the squared distance.",
+        ),
+        Column(
             name="atoms",
             type=pa.list_(FOUND_ATOM),
             description="Atoms found: x, y in Å from the centre of pixel [0, 0], intensity.",
