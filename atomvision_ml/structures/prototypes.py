@@ -11,6 +11,7 @@ import csv
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
+
 import numpy as np
 from ase import Atoms, build
 from ase.data import atomic_numbers, covalent_radii
@@ -118,9 +119,11 @@ def _covalent_bond(first: str, second: str) -> float:
     return float(covalent_radii[atomic_numbers[first]] + covalent_radii[atomic_numbers[second]])
 
 
-def _ionic_bond(first: str, second: str, charges: str) -> float:
-    cation, anion = (int(charge) for charge in charges.split(","))
-    return _ionic_radii()[first, cation] + _ionic_radii()[second, anion]
+def _ionic_bond(formula: str, charges: str) -> float:
+    """Sum of the radii of the first two elements of the formula, with the charges in that order."""
+    metal, anion = _elements(formula)[:2]
+    cation_charge, anion_charge = (int(charge) for charge in charges.split(","))
+    return _ionic_radii()[metal, cation_charge] + _ionic_radii()[anion, anion_charge]
 
 
 # Builders. Each takes the line, its parameters and what is built so far; lengths in Å, angles in degrees.
@@ -140,7 +143,7 @@ def _mx2(line: Line, parameters: Parameters, library: Library) -> Atoms:
     thickness 2 d/√3) or in a trigonal prism with square sides (2H: a = thickness = d √(12/7)).
     """
     if "charges" in parameters:
-        bond = _ionic_bond(*_elements(line["formula"])[:2], parameters["charges"])
+        bond = _ionic_bond(line["formula"], parameters["charges"])
         regular = {"1T": (np.sqrt(2.0) * bond, 2.0 / np.sqrt(3.0) * bond), "2H": (bond * np.sqrt(12.0 / 7.0),) * 2}
         a, thickness = regular[parameters["kind"]]
     else:
@@ -171,11 +174,10 @@ def _layer(line: Line, parameters: Parameters, library: Library) -> Atoms:
 
 def _rocksalt(line: Line, parameters: Parameters, library: Library) -> Atoms:
     """One (100) layer of rock salt on its primitive square; ``a`` of the cube, or two bonds of ionic radii."""
-    first, second = _elements(line["formula"])
-    side = float(parameters["a"]) if "a" in parameters else 2.0 * _ionic_bond(first, second, parameters["charges"])
+    side = float(parameters["a"]) if "a" in parameters else 2.0 * _ionic_bond(line["formula"], parameters["charges"])
     period = side / np.sqrt(2.0)
     cell = _cell(period, period, 90.0)
-    return Atoms([first, second], positions=[[0, 0, 0], [period / 2, period / 2, 0]], cell=cell)
+    return Atoms(_elements(line["formula"]), positions=[[0, 0, 0], [period / 2, period / 2, 0]], cell=cell)
 
 
 def _tetrahedral(line: Line, parameters: Parameters, library: Library) -> Atoms:
@@ -234,7 +236,7 @@ def _zigzag(line: Line, parameters: Parameters, library: Library) -> Atoms:
 
 def _diamond_chains(line: Line, parameters: Parameters, library: Library) -> Atoms:
     """ReS2-like: 2 x 2 of regular 1T, its four metals drawn into a rhomb by ``shift`` of a, then strained."""
-    bond = _ionic_bond(*_elements(line["formula"])[:2], parameters["charges"])
+    bond = _ionic_bond(line["formula"], parameters["charges"])
     a = np.sqrt(2.0) * bond
     atoms = build.mx2(line["formula"], kind="1T", a=a, thickness=2.0 / np.sqrt(3.0) * bond, size=(2, 2, 1))
     metals = np.flatnonzero(atoms.numbers == atoms.numbers[0])
