@@ -125,10 +125,9 @@ def read_lattice(
     correlation = correlation[tuple(slice(c - r, c + r + 1) for c, r in zip(centre, reach, strict=True))]
     overlap = [1 - np.abs(np.arange(-r, r + 1)) / edge for r, edge in zip(reach, values.shape, strict=True)]
     correlation = correlation / (overlap[0][:, None] * overlap[1])
-    steps = (local_maxima(correlation, 0.8 / pixel_size_angstrom, 0.0) - reach)[:, ::-1] * pixel_size_angstrom
-    heights = correlation[
-        tuple((steps[:, ::-1] / pixel_size_angstrom).round().astype(int).T + np.array(reach)[:, None])
-    ]
+    peaks = local_maxima(correlation, 0.8 / pixel_size_angstrom, 0.0)
+    steps = (peaks - reach)[:, ::-1] * pixel_size_angstrom
+    heights = correlation[peaks[:, 0], peaks[:, 1]]
     lengths = np.hypot(*steps.T)
     away = lengths > 1.0
     if not away.any():

@@ -7,6 +7,7 @@ polymorph, no database twin and no variant of a training structure is ever a tes
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,14 +17,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atomvision_ml.schemas.vocabulary import SPLITS, TASKS
 
+log = logging.getLogger(__name__)
+
 
 class SplitParameters(BaseModel):
     """The shares of the splits and their seed; flat and frozen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    val_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share of the groups for early stopping.")
-    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Share of the groups for the hold-out.")
+    val_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share of the items for early stopping.")
+    test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Share of the items for the hold-out.")
     seed: int = Field(default=0, ge=0, description="Seed of the hash that decides.")
     is_one_slab_per_material: bool = Field(
         default=True, description="Only images of each material's representative: no crystal counts twice."
@@ -39,11 +42,12 @@ class SplitParameters(BaseModel):
 def assign_splits(
     groups: Sequence[str], classes: Sequence[str], parameters: SplitParameters | None = None
 ) -> dict[str, str]:
-    """The split of each group.
+    """The split of each group: stratified over the classes, reproducible, and without dividing a group.
 
-    A group's place is a hash of its name (stable: other groups do not move it, so a model never met a later test
-    image in training), below ``test_fraction`` test, then val, then train. Where a class with at least three groups
-    would be absent from a split, the group of that class that lies nearest to the split's interval moves there.
+    Groups are taken from the largest to the smallest, equal ones in the order of a hash of their names, and each goes
+    where it brings the numbers of items of each class nearest to the wanted shares (least growth of
+    Σ (have − wanted)²/wanted). Then, where a class with at least three groups is still absent from a split, its
+    smallest group that can be spared moves there.
 
     Args:
         groups: group of each item.
@@ -51,7 +55,7 @@ def assign_splits(
         parameters: shares and seed.
 
     Returns:
-        ``train``, ``val`` or ``test`` by group; never two for one.
+        ``train``, ``val`` or ``test`` by group; the order of the items does not matter.
 
     Raises:
         ValueError: the sequences differ in length.
@@ -59,47 +63,51 @@ def assign_splits(
     if len(groups) != len(classes):
         raise ValueError(f"{len(groups)} groups, but {len(classes)} classes")
     chosen = parameters or SplitParameters()
-    place = {group: _place(group, chosen.seed) for group in sorted(set(groups))}
-    intervals = _intervals(chosen)
-    splits = {group: _split_at(value, intervals) for group, value in place.items()}
-    members: dict[str, set[str]] = {}
+    members: dict[str, Counter[str]] = {}
     for group, name in zip(groups, classes, strict=True):
-        members.setdefault(name, set()).add(group)
-    moved: set[str] = set()
-    for name in sorted(members, key=lambda name: (len(members[name]), name)):
-        _repair(sorted(members[name]), members, splits, place, intervals, moved)
+        members.setdefault(group, Counter())[name] += 1
+    total = Counter(classes)
+    shares = {"test": chosen.test_fraction, "val": chosen.val_fraction}
+    shares["train"] = 1 - sum(shares.values())
+    have: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    splits: dict[str, str] = {}
+    for group in sorted(members, key=lambda group: (-members[group].total(), _hash(group, chosen.seed))):
+        growth = {split: _growth(members[group], have[split], total, shares[split]) for split in SPLITS}
+        splits[group] = min(SPLITS, key=lambda split: (round(growth[split], 9), _hash(group + split, chosen.seed)))
+        have[splits[group]] += members[group]
+    _repair(members, splits)
     return splits
 
 
-def _repair(
-    own: list[str],
-    members: Mapping[str, set[str]],
-    splits: dict[str, str],
-    place: Mapping[str, float],
-    intervals: Mapping[str, tuple[float, float]],
-    moved: set[str],
-) -> None:
-    """Give each split a group of this class, without taking another class's last one or moving a group twice."""
-    if len(own) < len(SPLITS):
-        return
-    for split in ("test", "val", "train"):
-        if any(splits[group] == split for group in own):
-            continue
-        low, high = intervals[split]
-        free = [group for group in own if group not in moved and not _is_last(group, members, splits)]
-        if free:
-            nearest = min(free, key=lambda group: (max(low - place[group], place[group] - high), group))
-            splits[nearest] = split
-            moved.add(nearest)
+def _growth(own: Counter[str], have: Counter[str], total: Counter[str], share: float) -> float:
+    """How much a split's Σ (have − wanted)²/wanted grows when the group joins it."""
+    return sum(
+        count * (count + 2 * (have[name] - share * total[name])) / (share * total[name]) for name, count in own.items()
+    )
 
 
-def _is_last(group: str, members: Mapping[str, set[str]], splits: Mapping[str, str]) -> bool:
-    """Whether a class with groups enough for all splits has no other group where this one lies."""
+def _repair(members: Mapping[str, Counter[str]], splits: dict[str, str]) -> None:
+    """Give each split a group of each class that has at least three, without taking a class's last one."""
+    by_class: dict[str, list[str]] = {}
+    for group in sorted(members, key=lambda group: (members[group].total(), group)):
+        for name in members[group]:
+            by_class.setdefault(name, []).append(group)
+    large = {name: own for name, own in by_class.items() if len(own) >= len(SPLITS)}
+    for name, own in sorted(large.items(), key=lambda item: (len(item[1]), item[0])):
+        for split in SPLITS:
+            if all(splits[group] != split for group in own):
+                spare = next((group for group in own if not _is_last(group, large, splits)), None)
+                if spare is None:
+                    log.warning("no group of class %r can be spared for the %s split", name, split)
+                else:
+                    splits[spare] = split
+
+
+def _is_last(group: str, by_class: Mapping[str, list[str]], splits: Mapping[str, str]) -> bool:
+    """Whether some class would be gone from this group's split without it."""
     return any(
-        group in own
-        and len(own) >= len(SPLITS)
-        and not any(splits[other] == splits[group] for other in own if other != group)
-        for own in members.values()
+        group in own and all(splits[other] != splits[group] for other in own if other != group)
+        for own in by_class.values()
     )
 
 
@@ -157,16 +165,6 @@ def split_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {split: counts[split] for split in SPLITS}
 
 
-def _place(group: str, seed: int) -> float:
-    """A number in [0, 1) that depends on nothing but the group's name and the seed."""
-    digest = hashlib.sha256(f"{seed}\x1f{group}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _intervals(parameters: SplitParameters) -> dict[str, tuple[float, float]]:
-    test, val = parameters.test_fraction, parameters.test_fraction + parameters.val_fraction
-    return {"test": (0.0, test), "val": (test, val), "train": (val, 1.0)}
-
-
-def _split_at(value: float, intervals: Mapping[str, tuple[float, float]]) -> str:
-    return next(split for split, (low, high) in intervals.items() if low <= value < high)
+def _hash(text: str, seed: int) -> str:
+    """The same in every process and on every machine."""
+    return hashlib.sha256(f"{seed}\x1f{text}".encode()).hexdigest()

@@ -142,9 +142,8 @@ def mask_columns(
     touching = np.isin(regions, np.flatnonzero(sizes > area + slack)) & atoms
     if touching.any():
         depth = distance_transform_edt(np.pad(touching, 1))[1:-1, 1:-1]
-        peaks = local_maxima(
-            depth, 0.7 * radius_angstrom / pixel_size_angstrom, 0.6 * radius_angstrom / pixel_size_angstrom
-        )
+        radius_px = radius_angstrom / pixel_size_angstrom
+        peaks = local_maxima(depth, 0.7 * radius_px, 0.6 * radius_px)
         seeds = np.zeros(atoms.shape, np.int32)
         seeds[peaks[:, 0], peaks[:, 1]] = np.arange(1, len(peaks) + 1)
         parts = watershed(-depth, seeds, mask=touching)

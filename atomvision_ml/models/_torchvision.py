@@ -8,6 +8,7 @@ need none of these operators, so declaring their signatures is enough.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 
 _DETECTION_OPERATORS = ("nms", "qnms")
@@ -25,7 +26,7 @@ def ensure_torchvision() -> str:
         ImportError, RuntimeError: torchvision is missing or fails for another reason.
     """
     try:
-        import torchvision
+        import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
@@ -40,6 +41,5 @@ def ensure_torchvision() -> str:
         for operator in _DETECTION_OPERATORS:
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _kept.append(library)
-    import torchvision
-
+    import_module("torchvision")
     return "declared"

@@ -368,9 +368,8 @@ class SegmenterLearner:
     cache_bytes = 512 * 2**20
 
     def __init__(self, items: pl.DataFrame, open_blob: OpenBlob, parameters: SegmenterParameters) -> None:
-        by_split = {
-            split: items.filter(pl.col("split") == split).sort("item_id").to_dicts() for split in ("train", "val")
-        }
+        ordered = items.sort("item_id")
+        by_split = {split: ordered.filter(pl.col("split") == split).to_dicts() for split in ("train", "val")}
         for split, rows in by_split.items():
             if not rows:
                 raise ValueError(f"the {split} split is empty; the segmenter needs images in train and val")
