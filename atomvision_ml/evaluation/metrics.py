@@ -1,0 +1,286 @@
+"""Figures over many items, with intervals: the long table ``evaluation/metrics``.
+
+Belongs here: slices, metrics and their bootstrap. Every metric is a function of sums over items (confusion counts,
+sums of IoU, of squared errors, of calibration bins), so that a bootstrap over split groups is one matrix product:
+weights (resample, group) times sums (group, ...). Groups are resampled, not images, because images of one composition
+are no independent evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from atomvision_ml.models.segmenter import dose_name
+from atomvision_ml.models.training import stable_seed
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
+
+Floats = NDArray[np.float64]
+Row = dict[str, Any]
+Figures = dict[str, Floats]
+
+ECE_BINS = 10
+"""Equal bins of the highest probability, for the expected calibration error (Guo et al., arXiv:1706.04599)."""
+
+CLEAR_OWN_STRAIN_PERCENT = 0.2
+CLEAR_NEXT_STRAIN_PERCENT = 3.0
+VISIBLE_CONTRAST = 5.0
+
+
+class MetricParameters(BaseModel):
+    """How the intervals are made; flat and frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resamples: int = Field(default=1000, ge=0, description="Bootstrap resamples; 0 = no intervals.")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="Confidence of the intervals.")
+    seed: int = Field(default=0, ge=0, description="Seed of the resamples.")
+
+
+def metric_rows(
+    predictions: pl.DataFrame,
+    holdout: pl.DataFrame,
+    *,
+    size: str,
+    seed: int = 0,
+    parameters: MetricParameters | None = None,
+) -> list[Row]:
+    """All figures of one predictions table.
+
+    Metrics of the task ``lattice``: ``accuracy``, ``balanced_accuracy`` (mean recall of the classes present),
+    ``macro_f1`` (mean F1 of the classes present), ``recall_<class>``, ``ece`` (where there are probabilities),
+    ``vector_error_median_angstrom`` without interval. A missing lattice is a wrong answer.
+
+    Metrics of the task ``segmentation``: ``iou``, the mean over images; ``dice``, ``precision``, ``recall`` of the
+    atom class and ``pixel_accuracy``, over all pixels; ``detection_precision``, ``detection_recall``, ``detection_f1``
+    over all columns, at 0.5 Å; ``localisation_rmse_angstrom`` per axis, of the matched columns.
+
+    Slices ``<which>|<dose>``: ``all``, ``unambiguous``, ``clear`` (own strain ≤ 0.2 %, next class ≥ 3 % away,
+    superlattice contrast · √(dose · area) > 5), and each source.
+
+    Args:
+        predictions: rows of ``predictions/lattice_finder`` or ``predictions/segmenter``.
+        holdout: rows of ``evaluation/holdout``; items of other tasks are ignored.
+        size: ``demo`` or ``full``.
+        seed: training seed of the model; baselines have 0.
+        parameters: of the bootstrap.
+
+    Returns:
+        Rows of ``evaluation/metrics``.
+
+    Raises:
+        ValueError: a prediction is of an item that the hold-out does not have, or there is none.
+    """
+    chosen = parameters or MetricParameters()
+    joined = predictions.join(holdout, on="item_id", how="left")
+    unknown = joined.filter(pl.col("task").is_null())["item_id"]
+    if joined.is_empty() or len(unknown):
+        example = f"; the first of {len(unknown)} unknown items is {unknown[0]!r}" if len(unknown) else ""
+        raise ValueError(f"predictions must be of items of evaluation/holdout{example}")
+    rows = []
+    for (model_id, role), answers in sorted(joined.group_by(["model_id", "role"])):
+        for name, part in _slices(answers):
+            figures = figures_of(part, chosen)
+            about = {
+                "task": part["task"][0],
+                "model": str(model_id).partition("@")[0],
+                "model_id": model_id,
+                "role": role,
+                "size": size,
+                "seed": seed if role == "model" else 0,
+                "slice": name,
+                "n_items": part.height,
+            }
+            rows += [{**about, "metric": metric, **values} for metric, values in figures.items()]
+    return rows
+
+
+def figures_of(answers: pl.DataFrame, parameters: MetricParameters | None = None) -> dict[str, dict[str, float | None]]:
+    """Value and interval of each metric over joined predictions and items of one model and one slice."""
+    chosen = parameters or MetricParameters()
+    task = answers["task"][0]
+    sums, evaluate = _TASKS[task](answers)
+    groups = answers["split_group"].rank("dense").to_numpy().astype(np.int64) - 1
+    n_groups = int(groups.max()) + 1
+    per_group = {name: _sum_by(values, groups, n_groups) for name, values in sums.items()}
+    value = evaluate({name: values.sum(axis=0)[None] for name, values in per_group.items()})
+    spread = _bootstrap(per_group, n_groups, evaluate, chosen) if chosen.resamples and n_groups > 1 else {}
+    figures: dict[str, dict[str, float | None]] = {}
+    for name, values in value.items():
+        if np.isfinite(values[0]):
+            low, high = _interval(spread.get(name), chosen.confidence)
+            figures[name] = {"value": float(values[0]), "low": low, "high": high}
+    if task == "lattice":
+        error = answers["vector_error_angstrom"].median()
+        if error is not None:
+            figures["vector_error_median_angstrom"] = {"value": float(error), "low": None, "high": None}  # type: ignore[arg-type]
+    return figures
+
+
+def value_of(metrics: pl.DataFrame, model_id: str, slice_: str, metric: str) -> float | None:
+    """One figure of ``evaluation/metrics``, or None where it is not there."""
+    found = metrics.filter(
+        (pl.col("model_id") == model_id) & (pl.col("slice") == slice_) & (pl.col("metric") == metric)
+    )["value"]
+    return float(found[0]) if len(found) else None
+
+
+def _slices(answers: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    slices = []
+    for (dose,), part in sorted(answers.group_by(["mean_detected_e_per_a2"]), key=lambda item: item[0][0] or np.inf):
+        name = dose_name(dose)
+        slices.append((f"all|{name}", part))
+        slices.append((f"unambiguous|{name}", part.filter(~pl.col("is_ambiguous"))))
+        slices.append((f"clear|{name}", part.filter(_is_clear())))
+        slices += [(f"{source}|{name}", part.filter(pl.col("source") == source)) for source in part["source"].unique()]
+    return sorted(((name, part) for name, part in slices if part.height), key=lambda item: item[0])
+
+
+def _is_clear() -> pl.Expr:
+    """Unmistakable lattices; without dose any contrast is visible."""
+    electrons = pl.col("mean_detected_e_per_a2") * pl.col("field_angstrom") ** 2
+    visible = pl.col("superlattice_contrast") * electrons.sqrt() > VISIBLE_CONTRAST
+    return (
+        (pl.col("class_strain_percent").fill_null(0.0) <= CLEAR_OWN_STRAIN_PERCENT)
+        & (pl.col("next_class_strain_percent").fill_null(np.inf) >= CLEAR_NEXT_STRAIN_PERCENT)
+        & visible.fill_null(True)
+    )
+
+
+def _lattice_sums(answers: pl.DataFrame) -> tuple[Figures, Callable[[Figures], Figures]]:
+    classes = list(BRAVAIS_LATTICES)
+    truth = np.array([classes.index(name) for name in answers["bravais_lattice"]])
+    found = np.array([classes.index(name) if name else len(classes) for name in answers["lattice"]])
+    confusion = np.zeros((len(truth), len(classes), len(classes) + 1))
+    confusion[np.arange(len(truth)), truth, found] = 1
+    sums = {"confusion": confusion}
+    given = answers["probabilities"].is_not_null().to_numpy()
+    if given.any():
+        top = np.array([max(values) if values is not None else 0.0 for values in answers["probabilities"]])
+        place = np.minimum((top * ECE_BINS).astype(int), ECE_BINS - 1)
+        bins = np.zeros((len(truth), ECE_BINS, 3))
+        bins[np.arange(len(truth)), place] = np.stack([np.ones(len(truth)), top, truth == found], axis=1)
+        sums["bins"] = bins * given[:, None, None]
+    return sums, _lattice_figures
+
+
+def _lattice_figures(sums: Figures) -> Figures:
+    """From confusion counts (b, class, answer) and calibration bins (b, bin, 3) to figures (b,)."""
+    confusion = sums["confusion"]
+    support, hits = confusion.sum(axis=2), np.diagonal(confusion[:, :, :-1], axis1=1, axis2=2)
+    answered = confusion[:, :, :-1].sum(axis=1)
+    recall = _ratio(hits, support)
+    f1 = np.where(support > 0, _ratio(2 * hits, support + answered), np.nan)
+    figures = {
+        "accuracy": _ratio(hits.sum(axis=1), support.sum(axis=1)),
+        "balanced_accuracy": _mean(recall),
+        "macro_f1": _mean(f1),
+        **{f"recall_{name}": recall[:, number] for number, name in enumerate(BRAVAIS_LATTICES)},
+    }
+    if "bins" in sums:
+        count, top, right = np.moveaxis(sums["bins"], 2, 0)
+        figures["ece"] = _ratio(np.abs(top - right).sum(axis=1), count.sum(axis=1))
+    return figures
+
+
+def _segmentation_sums(answers: pl.DataFrame) -> tuple[Figures, Callable[[Figures], Figures]]:
+    names = (
+        "n_true_positive",
+        "n_false_positive",
+        "n_false_negative",
+        "n_true_negative",
+        "n_columns",
+        "n_found",
+        "n_matched",
+        "squared_error_angstrom2",
+        "iou",
+    )
+    sums = {name: answers[name].to_numpy().astype(float) for name in names}
+    sums["n_images"] = np.ones(answers.height)
+    return sums, _segmentation_figures
+
+
+def _segmentation_figures(sums: Figures) -> Figures:
+    right, extra, missed = sums["n_true_positive"], sums["n_false_positive"], sums["n_false_negative"]
+    pixels = right + extra + missed + sums["n_true_negative"]
+    columns, found, matched = sums["n_columns"], sums["n_found"], sums["n_matched"]
+    return {
+        "iou": _ratio(sums["iou"], sums["n_images"]),
+        "dice": _ratio(2 * right, 2 * right + extra + missed),
+        "precision": _ratio(right, right + extra),
+        "recall": _ratio(right, right + missed),
+        "pixel_accuracy": _ratio(right + sums["n_true_negative"], pixels),
+        "detection_precision": _ratio(matched, found),
+        "detection_recall": _ratio(matched, columns),
+        "detection_f1": _ratio(2 * matched, found + columns),
+        "localisation_rmse_angstrom": np.sqrt(_ratio(sums["squared_error_angstrom2"], 2 * matched)),
+    }
+
+
+_TASKS: dict[str, Callable[[pl.DataFrame], tuple[Figures, Callable[[Figures], Figures]]]] = {
+    "lattice": _lattice_sums,
+    "segmentation": _segmentation_sums,
+}
+
+
+def _bootstrap(
+    per_group: Figures, n_groups: int, evaluate: Callable[[Figures], Figures], parameters: MetricParameters
+) -> Figures:
+    random = np.random.default_rng(stable_seed("bootstrap", parameters.seed))
+    weights = random.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=parameters.resamples).astype(float)
+    return evaluate({name: np.tensordot(weights, values, axes=1) for name, values in per_group.items()})
+
+
+def _sum_by(values: Floats, groups: NDArray[np.int64], n_groups: int) -> Floats:
+    total = np.zeros((n_groups, *values.shape[1:]))
+    np.add.at(total, groups, values)
+    return total
+
+
+def _interval(values: Floats | None, confidence: float) -> tuple[float | None, float | None]:
+    finite = values[np.isfinite(values)] if values is not None else np.zeros(0)
+    if not len(finite):
+        return None, None
+    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    """NaN where there is nothing to divide by."""
+    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, np.nan), where=bottom > 0)
+
+
+def _mean(values: Floats) -> Floats:
+    """Mean along axis 1 over what is not NaN."""
+    known = np.isfinite(values)
+    return _ratio(np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1).astype(float))
+
+
+def paired_difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    groups: Sequence[str],
+    parameters: MetricParameters | None = None,
+) -> tuple[float, float, float]:
+    """Mean difference of two scores of the same items, and its bootstrap interval over groups.
+
+    Returns:
+        Mean of first − second, lower and upper end. With one group the ends equal the mean.
+    """
+    chosen = parameters or MetricParameters()
+    difference = np.asarray(first, float) - np.asarray(second, float)
+    names = {name: number for number, name in enumerate(sorted(set(groups)))}
+    index = np.array([names[name] for name in groups])
+    sums = {"sum": _sum_by(difference, index, len(names)), "count": _sum_by(np.ones(len(index)), index, len(names))}
+
+    def mean(values: Figures) -> Figures:
+        return {"mean": _ratio(values["sum"], values["count"])}
+
+    low, high = _interval(_bootstrap(sums, len(names), mean, chosen)["mean"], chosen.confidence)
+    value = float(difference.mean())
+    return value, value if low is None else low, value if high is None else high
