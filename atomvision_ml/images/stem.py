@@ -106,7 +106,12 @@ class Projection:
     @property
     def area_angstrom2(self) -> float:
         """Area of the cell; only a layer has one."""
-        return abs(float(np.linalg.det(self.periods_angstrom)))
+        return abs(_determinant(self.periods_angstrom))
+
+
+def _determinant(rows: np.ndarray) -> float:
+    (ax, ay), (bx, by) = rows.tolist()
+    return float(ax * by - ay * bx)
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ def project(
     periods = vectors[np.asarray(is_periodic[:2], bool)]
     if not (np.isfinite(positions).all() and np.isfinite(periods).all()):
         raise ValueError("positions and cell must be finite numbers")
-    if len(periods) and np.linalg.svd(periods, compute_uv=False)[-1] < 1e-3:
+    if len(periods) and _smallest_extent(periods) < 1e-3:
         raise ValueError(
             "the periodic cell vectors a and b span no area in the (x, y) plane; images are projections along z: "
             "turn the structure so that its layer lies in the (x, y) plane"
@@ -174,6 +179,12 @@ def project(
     if len(periods) == 2:
         periods = reduce_cell(periods)
     return Projection(positions, np.asarray(numbers, float) ** z_exponent, periods)
+
+
+def _smallest_extent(periods: np.ndarray) -> float:
+    """Length (Å) of one vector, or distance of the end of the shorter of two from the line of the longer."""
+    longest = float(np.hypot(periods[:, 0], periods[:, 1]).max())
+    return longest if len(periods) == 1 or longest == 0 else abs(_determinant(periods)) / longest
 
 
 def project_atoms(atoms: ase.Atoms, z_exponent: float = 1.7) -> Projection:
@@ -248,32 +259,43 @@ def fourier_terms(
     """
     area, weights = projection.area_angstrom2, projection.weights
     peak = 1 / (2 * np.pi * sigma_angstrom**2)
-    total = float(np.abs(weights).sum())
-    allowed = relative_tolerance * max(abs(float(weights.sum())) / area, float(np.abs(weights).max()) * peak)
+    moduli = np.abs(weights)
+    total = float(moduli.sum())
+    allowed = relative_tolerance * max(abs(float(weights.sum())) / area, float(moduli.max()) * peak)
     cut2 = np.log(max(total * peak / (0.1 * allowed), 2.0)) / (2 * np.pi**2 * sigma_angstrom**2)
-    if np.pi * cut2 * area / 2 > 2 * maximum_terms:
+    if np.pi * cut2 * area / 2 > 4 * maximum_terms:
         return None
-    g = _half_plane(projection.periods_angstrom, cut2)
-    g2 = np.einsum("ij,ij->i", g, g)
-    phases = np.exp(-2j * np.pi * (g @ projection.positions_angstrom.T))
-    amplitudes = (phases @ weights) * (np.exp(-2 * np.pi**2 * sigma_angstrom**2 * g2) * (2 / area))
-    amplitudes[0] /= 2
+    g, g2 = _half_plane(projection.periods_angstrom, cut2)
+    factors = np.exp(-2 * np.pi**2 * sigma_angstrom**2 * g2) * (2 / area)
+    factors[0] /= 2
+    amplitudes = (_cis(g @ -projection.positions_angstrom.T) @ weights) * factors
     moduli = np.abs(amplitudes)
-    order = np.argsort(moduli, kind="stable")
-    left_out = np.searchsorted(np.cumsum(moduli[order]), 0.9 * allowed, side="right")
-    kept = np.sort(order[left_out:])
+    order = np.argsort(moduli)
+    kept = order[np.searchsorted(np.cumsum(moduli[order]), 0.9 * allowed, side="right") :]
     if len(kept) > maximum_terms:
         return None
     return FourierTerms(g[kept], amplitudes[kept])
 
 
-def _half_plane(periods_angstrom: np.ndarray, cut2: float) -> np.ndarray:
-    """Reciprocal vectors (m, 2) with g² ≤ cut2, one of each ±g, the first being 0."""
-    reach = np.floor(np.sqrt(cut2) * np.linalg.norm(periods_angstrom, axis=1)).astype(int)
-    h, k = np.arange(-reach[0], reach[0] + 1), np.arange(reach[1] + 1)
-    indices = np.stack(np.meshgrid(k, h, indexing="ij")[::-1], axis=-1).reshape(-1, 2)[reach[0] :]
-    g = indices @ np.linalg.inv(periods_angstrom).T
-    return g[np.einsum("ij,ij->i", g, g) <= cut2]
+def _cis(turns: np.ndarray) -> np.ndarray:
+    """exp(2πi·turns); faster than the exponential of complex numbers."""
+    waves = np.empty(turns.shape, complex)
+    angle = 2 * np.pi * turns
+    np.cos(angle, out=waves.real)
+    np.sin(angle, out=waves.imag)
+    return waves
+
+
+def _half_plane(periods_angstrom: np.ndarray, cut2: float) -> tuple[np.ndarray, np.ndarray]:
+    """Reciprocal vectors (m, 2) with g² ≤ cut2, one of each ±g, the first being 0; and their squares (m,)."""
+    (ax, ay), (bx, by) = periods_angstrom.tolist()
+    area, cut = ax * by - ay * bx, cut2**0.5
+    most_h, most_k = int(cut * np.hypot(ax, ay)), int(cut * np.hypot(bx, by))
+    h, k = np.arange(-most_h, most_h + 1.0), np.arange(most_k + 1.0)[:, None]
+    gx, gy = ((by * h - ay * k) / area).ravel()[most_h:], ((ax * k - bx * h) / area).ravel()[most_h:]
+    g2 = gx * gx + gy * gy
+    inside = np.flatnonzero(g2 <= cut2)
+    return np.stack([gx[inside], gy[inside]], axis=1), g2[inside]
 
 
 def render(
@@ -331,7 +353,7 @@ def render_batch(
     """Images of many structures, each in its own view.
 
     Args:
-        projections: n structures.
+        projections: n structures; what depends on the structure alone is computed once for each object.
         views: n views, all of one ``size_px``.
         sigma_angstrom: standard deviation of the probe in Å.
         precision: type of the sums and of the result.
@@ -345,101 +367,99 @@ def render_batch(
         raise ValueError("render_batch needs one view for each structure, all of one size_px")
     if not sigma_angstrom > 0:
         raise ValueError(f"sigma_angstrom must be positive, not {sigma_angstrom}")
-    if not views:
-        return np.zeros((0, 0, 0), precision)
-    images = np.zeros((len(views), views[0].size_px, views[0].size_px), precision)
+    size = views[0].size_px if views else 0
+    images = np.zeros((len(views), size, size), precision)
     fourier: list[tuple[int, FourierTerms]] = []
+    known: dict[tuple[int, float], FourierTerms | None] = {}
     for n, (projection, view) in enumerate(zip(projections, views, strict=True)):
-        terms = _terms_if_cheaper(projection, view, sigma_angstrom, precision)
+        key = (id(projection), view.pixel_size_angstrom)
+        if key not in known:
+            known[key] = _terms_if_cheaper(projection, view, sigma_angstrom, precision)
+        terms = known[key]
         if terms is not None:
             fourier.append((n, terms))
         elif len(projection.weights):
             images[n] = _atom_sum(projection, view, sigma_angstrom, precision, device)
     fourier.sort(key=lambda item: len(item[1].amplitudes))
     for start in range(0, len(fourier), group_size):
-        group = fourier[start : start + group_size]
-        chosen = [n for n, _ in group]
-        images[chosen] = _fourier_sum([t for _, t in group], [views[n] for n in chosen], precision, device)
+        chosen, terms_of = zip(*fourier[start : start + group_size], strict=True)
+        _fourier_sum(terms_of, [views[n] for n in chosen], [images[n] for n in chosen], device)
     return images
 
 
 def _terms_if_cheaper(projection: Projection, view: View, sigma: float, precision: str) -> FourierTerms | None:
     """The Fourier terms of a layer if their sum costs less than the atom sum, else None.
 
-    Multiplications per pixel: two per Fourier term (fourfold symmetry of the pixel grid used), one per atom of a strip.
+    Measured on real structures, a term (half of the pixels, two products) costs about as much as an atom within reach
+    of the field (one product over the rows it reaches, and two Gaussians).
     """
     if len(projection.periods_angstrom) < 2 or len(projection.weights) == 0:
         return None
     reach = 2 * _REACH_SIGMAS[precision] * sigma
-    strip = min(_STRIP_PX, view.size_px) * view.pixel_size_angstrom
-    density = len(projection.weights) / projection.area_angstrom2
-    atoms_per_strip = density * (view.field_angstrom + reach) * (strip + reach)
-    return fourier_terms(projection, sigma, _TOLERANCE[precision], maximum_terms=max(8.0, atoms_per_strip))
+    atoms = len(projection.weights) / projection.area_angstrom2 * (view.field_angstrom + reach) ** 2
+    return fourier_terms(projection, sigma, _TOLERANCE[precision], maximum_terms=max(8.0, atoms))
 
 
-def _fourier_sum(terms: list[FourierTerms], views: list[View], precision: str, device: str) -> np.ndarray:
-    """Batched lattice Fourier sum (n, size, size).
+def _fourier_sum(terms: Sequence[FourierTerms], views: list[View], images: list[np.ndarray], device: str) -> None:
+    """Batched lattice Fourier sum into ``images``, (size, size) each, in their precision.
 
-    Coordinates start at the centre of the field. With tables C = cos 2πgx, S = sin 2πgx over half an axis, the parts
-    even and odd in x are [C_y Fr; −S_y Fi] C_xᵀ and [−C_y Fi; −S_y Fr] S_xᵀ, each stacked by parity in y.
+    y counts from the middle row. Σ_g Re[F e^{iα(x)} e^{iβ(y)}] has the part Σ Re(F e^{iα}) cos β, even in y, and the
+    part −Σ Im(F e^{iα}) sin β, odd in y: rows y ≥ 0 are their sum, rows y ≤ 0 their difference.
     """
     import torch
 
-    dtype = getattr(torch, precision)
     size, widest = views[0].size_px, max(len(t.amplitudes) for t in terms)
-    g = np.zeros((len(terms), widest, 2))
-    amplitudes = np.zeros((len(terms), widest), complex)
+    below = size // 2
+    turns = np.zeros((2, len(terms), 1, widest))
+    phases, moduli = np.zeros((len(terms), 1, widest)), np.zeros((len(terms), 1, widest))
     for n, (term, view) in enumerate(zip(terms, views, strict=True)):
-        m = len(term.amplitudes)
-        turned = term.g_per_angstrom @ view.rotation.T
-        offset = np.asarray(view.shift_angstrom) - (size - 1) / 2 * view.pixel_size_angstrom
-        g[n, :m] = turned * view.pixel_size_angstrom
-        amplitudes[n, :m] = term.amplitudes * np.exp(-2j * np.pi * (turned @ offset))
-    cosine, sine = _half_tables(torch.as_tensor(g, device=device).transpose(1, 2), size, dtype)
-    real = torch.as_tensor(amplitudes.real, dtype=dtype, device=device)[:, None]
-    imaginary = torch.as_tensor(-amplitudes.imag, dtype=dtype, device=device)[:, None]
-    half = cosine.shape[2]
-    left = torch.empty((len(terms), 2, 2 * half, widest), dtype=dtype, device=device)
-    torch.mul(cosine[:, 1], real, out=left[:, 0, :half])
-    torch.mul(sine[:, 1], imaginary, out=left[:, 0, half:])
-    torch.mul(cosine[:, 1], imaginary, out=left[:, 1, :half])
-    torch.mul(sine[:, 1], -real, out=left[:, 1, half:])
-    right = torch.stack([cosine[:, 0], sine[:, 0]], dim=1)
-    parts = torch.matmul(left, right.transpose(2, 3)).view(len(terms), 2, 2, half, half)
-    columns = _unfold(parts[:, 0], parts[:, 1], size, axis=3)
-    return _unfold(columns[:, 0], columns[:, 1], size, axis=1).cpu().numpy()
+        m, px = len(term.amplitudes), view.pixel_size_angstrom
+        g = view.rotation @ term.g_per_angstrom.T
+        turns[:, n, 0, :m] = g * px
+        to_middle_row = (-view.shift_angstrom[0], (size - 1) / 2 * px - view.shift_angstrom[1])
+        phases[n, 0, :m] = np.angle(term.amplitudes) / (2 * np.pi) + to_middle_row @ g
+        moduli[n, 0, :m] = np.abs(term.amplitudes)
+    dtype = getattr(torch, images[0].dtype.name)
+    real, imaginary = _waves(turns[0], 0.0, size, phases, moduli, dtype, device)
+    cosine, sine = _waves(turns[1], 0.0 if size % 2 else 0.5, size - below, 0.0, 1.0, dtype, device)
+    even = torch.bmm(cosine, real.transpose(1, 2)).cpu().numpy()
+    odd = torch.bmm(sine, imaginary.transpose(1, 2)).cpu().numpy()
+    for n, image in enumerate(images):
+        np.subtract(even[n], odd[n], out=image[below:])
+        np.add(even[n, size % 2 :][::-1], odd[n, size % 2 :][::-1], out=image[:below])
 
 
-def _half_tables(cycles_per_px: torch.Tensor, size: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of 2π·cycles·k, (n, 2, half, m), for the pixels k ≥ 0 right of the centre.
+def _waves(
+    turns_per_px: np.ndarray,
+    first: float,
+    length: int,
+    phases: np.ndarray | float,
+    moduli: np.ndarray | float,
+    dtype: torch.dtype,
+    device: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Re and Im of modulus · exp(2πi(turns·(first + k) + phase)) for k < length, (n, length, m) each.
 
-    Angles are taken in float64; the axis is a product of a coarse and a fine table (angle addition).
+    The exponentials are taken in float64 on a coarse and a fine axis, whose products are all the others.
     """
     import torch
 
-    half = (size + 1) // 2
-    first = 0.0 if size % 2 else 0.5
-    fine = max(1, int(np.sqrt(half)))
-    coarse = -(-half // fine)
-    angle = 2 * torch.pi * cycles_per_px[:, :, None, :]
-    device = cycles_per_px.device
-    a = angle * (first + fine * torch.arange(coarse, device=device, dtype=torch.float64))[:, None]
-    b = angle * torch.arange(fine, device=device, dtype=torch.float64)[:, None]
-    shape = (*cycles_per_px.shape[:2], coarse * fine, cycles_per_px.shape[2])
-    ca, sa = (f(a).to(dtype).unsqueeze(3) for f in (torch.cos, torch.sin))
-    cb, sb = (f(b).to(dtype).unsqueeze(2) for f in (torch.cos, torch.sin))
-    cosine = torch.addcmul(ca * cb, sa, sb, value=-1).view(shape)[:, :, :half]
-    sine = torch.addcmul(sa * cb, ca, sb).view(shape)[:, :, :half]
-    return cosine, sine
-
-
-def _unfold(even: torch.Tensor, odd: torch.Tensor, size: int, axis: int) -> torch.Tensor:
-    """Whole axis from its even and odd parts on k ≥ 0; the middle pixel of an odd axis occurs once."""
-    import torch
-
-    right = even + odd
-    left = (even - odd).narrow(axis, size % 2, size // 2).flip(axis)
-    return torch.cat([left, right], dim=axis)
+    fine = max(1, round(length**0.5))
+    coarse = -(-length // fine)
+    steps = np.concatenate([first + fine * np.arange(coarse), np.arange(fine, dtype=float)])[:, None]
+    angle = turns_per_px * steps
+    angle[:, :coarse] += phases
+    waves = torch.as_tensor(2 * np.pi * angle, device=device)
+    cosine, sine = waves.cos(), waves.sin()
+    if not isinstance(moduli, float):
+        strength = torch.as_tensor(moduli, device=device)
+        cosine[:, :coarse] *= strength
+        sine[:, :coarse] *= strength
+    (ac, bc), (as_, bs) = ((w[:, :coarse, None], w[:, None, coarse:]) for w in (cosine.to(dtype), sine.to(dtype)))
+    shape = (len(turns_per_px), coarse * fine, turns_per_px.shape[-1])
+    real = (ac * bc).addcmul_(as_, bs, value=-1).view(shape)[:, :length]
+    imaginary = (as_ * bc).addcmul_(ac, bs).view(shape)[:, :length]
+    return real, imaginary
 
 
 def _atom_sum(projection: Projection, view: View, sigma: float, precision: str, device: str) -> np.ndarray:
@@ -455,13 +475,16 @@ def _atom_sum(projection: Projection, view: View, sigma: float, precision: str, 
     order = np.argsort(xy[:, 1], kind="stable")
     xy = xy[order]
     weights = torch.as_tensor(projection.weights[index[order]] / (2 * np.pi * sigma**2), dtype=dtype, device=device)
-    along = torch.arange(size, dtype=torch.float64, device=device) * px
-    positions = torch.as_tensor(xy, device=device)
+    pixel = torch.arange(size, dtype=dtype, device=device)
+    nearest = np.rint(xy / px)
+    whole, rest = (torch.as_tensor(part, dtype=dtype, device=device) for part in (nearest, xy / px - nearest))
+    scale = px / (sigma * 2**0.5)
     image = torch.zeros((size, size), dtype=dtype, device=device)
+    gx = _gaussian(pixel, whole[:, 0], rest[:, 0], scale) if len(xy) <= _CHUNK_TERMS else None
     for rows, chunk in _strips(xy[:, 1], size, px, reach):
-        gx = _gaussian(positions[chunk, 0], along, sigma, dtype)
-        gy = _gaussian(positions[chunk, 1], along[rows], sigma, dtype).mul_(weights[chunk, None])
-        image[rows].addmm_(gy.T, gx)
+        gy = _gaussian(pixel[rows], whole[chunk, 1], rest[chunk, 1], scale).mul_(weights[chunk, None])
+        across = gx[chunk] if gx is not None else _gaussian(pixel, whole[chunk, 0], rest[chunk, 0], scale)
+        image[rows].addmm_(gy.T, across)
     return image.cpu().numpy()
 
 
@@ -474,10 +497,10 @@ def _strips(y: np.ndarray, size: int, px: float, reach: float) -> Iterator[tuple
             yield slice(start, stop), slice(chunk, min(chunk + _CHUNK_TERMS, last))
 
 
-def _gaussian(centres: torch.Tensor, along: torch.Tensor, sigma: float, dtype: torch.dtype) -> torch.Tensor:
-    """exp(−(x − c)²/2σ²), (n, len(along)); differences in float64, for they cancel."""
-    distance = ((along[None, :] - centres[:, None]) / (sigma * 2**0.5)).to(dtype)
-    return distance.square_().neg_().exp_()
+def _gaussian(pixel: torch.Tensor, whole: torch.Tensor, rest: torch.Tensor, scale: float) -> torch.Tensor:
+    """exp(−((k − c)·scale)²), (n, len(pixel)), for centres c = whole + rest in px; in two parts, for they cancel."""
+    distance = pixel[None, :] - whole[:, None]
+    return distance.sub_(rest[:, None]).mul_(scale).square_().neg_().exp_()
 
 
 @contextmanager
