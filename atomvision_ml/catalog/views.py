@@ -86,6 +86,7 @@ WITH figures AS (
 SELECT paired.*, figure.published
 FROM paired LEFT JOIN (VALUES {_published_rows()}) AS figure(task, metric, published)
     ON figure.task = paired.task AND figure.metric = paired.metric AND paired.slice = 'all|clean'
+ORDER BY task, size, slice, metric, model
 """,
 )
 

@@ -11,14 +11,15 @@ Two doors lead in:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import duckdb
+import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as dataset
 import pyarrow.parquet as pq
 
 from atomvision_ml.catalog.views import VIEWS
@@ -34,6 +35,15 @@ BUILD_COMMAND = "atomvision tables --build"
 
 class WarehouseMissingError(LookupError):
     """The warehouse file has not been built yet."""
+
+
+class QueryRefusedError(ValueError):
+    """The query is not one reading statement."""
+
+
+_READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
+"""Statements that make sense in a snapshot (MULTI is PIVOT). A courtesy: what protects the data is that a snapshot
+has no access to files."""
 
 
 def warehouse_path(lake: Lake) -> Path:
@@ -100,12 +110,31 @@ def snapshot(lake: Lake) -> duckdb.DuckDBPyConnection:
     """
     connection = duckdb.connect(":memory:")
     for key, table in TABLES.items():
-        connection.register(key, _dataset(lake, table))
+        connection.register(key, _frame(lake, table))
     _create_views(connection, lambda table: _select(table, _names(table), f'FROM "{table.key}"'))
     connection.execute("SET python_enable_replacements = false")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+@contextmanager
+def ask(lake: Lake, query: str) -> Iterator[pa.RecordBatchReader]:
+    """The result of one reading statement over a :func:`snapshot`, batch by batch.
+
+    Raises:
+        QueryRefusedError: there is no statement, more than one, or one that does not read.
+        duckdb.Error: DuckDB's own words on what is wrong with it.
+    """
+    with snapshot(lake) as connection:
+        statements = connection.extract_statements(query)
+        if len(statements) != 1:
+            raise QueryRefusedError(f"one statement is expected, but there are {len(statements)}")
+        kind = statements[0].type
+        if kind not in _READING:
+            raise QueryRefusedError(f"the warehouse is read only: {kind.name} is refused; ask with SELECT")
+        relation = connection.sql(query)
+        yield relation.to_arrow_reader()
 
 
 def table_rows(lake: Lake) -> list[dict[str, Any]]:
@@ -149,12 +178,15 @@ def _create_views(connection: duckdb.DuckDBPyConnection, table_sql: Callable[[Ta
 def _create_view(
     connection: duckdb.DuckDBPyConnection, name: str, description: str, columns: tuple[Column, ...], sql: str
 ) -> None:
-    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.split('.')[0]}")
-    connection.execute(f"CREATE VIEW {name} AS {sql}")
-    connection.execute(f"COMMENT ON VIEW {name} IS {_literal(description)}")
+    script = [
+        f"CREATE SCHEMA IF NOT EXISTS {name.split('.')[0]}",
+        f"CREATE VIEW {name} AS {sql}",
+        f"COMMENT ON VIEW {name} IS {_literal(description)}",
+    ]
     for column in columns:
         text = f"{column.description} [{column.unit}]" if column.unit else column.description
-        connection.execute(f'COMMENT ON COLUMN {name}."{column.name}" IS {_literal(text)}')
+        script.append(f'COMMENT ON COLUMN {name}."{column.name}" IS {_literal(text)}')
+    connection.execute(";\n".join(script))
 
 
 def _file_sql(lake: Lake, table: Table) -> str:
@@ -166,32 +198,36 @@ def _file_sql(lake: Lake, table: Table) -> str:
     try:
         heads = lake.heads(table.key)
     except NotPublishedError:
-        return _select(table, set(), "WHERE false")
+        return _select(table, (), "WHERE false")
     known = {name for head in heads for name in pq.read_schema(head).names}
     patterns = ", ".join(_literal(pattern) for pattern in lake.patterns(table.key))
     return _select(table, known, f"FROM read_parquet([{patterns}], union_by_name = true, hive_partitioning = false)")
 
 
-def _select(table: Table, known: set[str], source: str) -> str:
+def _select(table: Table, known: Collection[str], source: str) -> str:
     """``SELECT`` every column of the dictionary, null where it is not known."""
-    types = duckdb.from_arrow(table.empty()).types
-    columns = [
-        f'"{column.name}"' if column.name in known else f'CAST(NULL AS {kind}) AS "{column.name}"'
-        for column, kind in zip(table.columns, types, strict=True)
-    ]
+    missing = table.empty().drop_columns([name for name in _names(table) if name in known])
+    types = dict(zip(missing.column_names, _duckdb_types(missing), strict=True))
+    columns = [f'CAST(NULL AS {types[name]}) AS "{name}"' if name in types else f'"{name}"' for name in _names(table)]
     return f"SELECT {', '.join(columns)} {source}"
 
 
-def _names(table: Table) -> set[str]:
-    return {column.name for column in table.columns}
+def _duckdb_types(table: pa.Table) -> list[str]:
+    return [str(kind) for kind in duckdb.from_arrow(table).types] if table.num_columns else []
 
 
-def _dataset(lake: Lake, table: Table) -> dataset.FileSystemDataset:
+def _names(table: Table) -> list[str]:
+    return [column.name for column in table.columns]
+
+
+def _frame(lake: Lake, table: Table) -> pl.LazyFrame:
     """The heads as they are now: opened here, so that a later replacement does not reach a running query."""
-    form = dataset.ParquetFileFormat()
-    heads = lake.heads(table.key) if lake.exists(table.key) else []
-    fragments = [form.make_fragment(pa.OSFile(str(head))) for head in heads]
-    return dataset.FileSystemDataset(fragments, schema=table.arrow_schema, format=form)
+    typed = pl.DataFrame(table.empty()).lazy()
+    if not lake.exists(table.key):
+        return typed
+    parts: list[str | None] = [*lake.partitions(table.key)] or [None]
+    frames = [lake.scan(table.key, part) for part in parts]
+    return pl.concat([typed, *frames], how="diagonal").select(_names(table))
 
 
 def _is_current(connection: duckdb.DuckDBPyConnection, lake: Lake) -> bool:

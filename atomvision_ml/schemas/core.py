@@ -102,7 +102,7 @@ class Table(BaseModel):
 
     def empty(self) -> pa.Table:
         """A typed table without rows."""
-        return self.arrow_schema.empty_table()
+        return pa.Table.from_batches([], self.arrow_schema)
 
     def from_rows(self, rows: list[dict[str, Any]]) -> pa.Table:
         """Rows as dictionaries to a conforming table; a missing key is null. Raises ContractError."""

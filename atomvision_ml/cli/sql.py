@@ -1,0 +1,59 @@
+"""``atomvision sql``: one question to the warehouse."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atomvision_ml.catalog.export import Format, export
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT statement; `atomvision tables` lists what can be asked.")],
+    form: Annotated[Format, typer.Option("--format", help="Form of the result.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="File to write instead of standard output.")] = None,
+) -> None:
+    """Query the published tables with SQL (DuckDB), e.g. "SELECT source, count(*) FROM structures.slabs GROUP BY 1".
+
+    Nothing but the published tables can be read, and nothing can be written, whatever the statement says.
+    """
+    import duckdb
+
+    from atomvision_ml.catalog.warehouse import QueryRefusedError, ask
+    from atomvision_ml.storage.lake import Lake
+
+    if form == "parquet" and out is None and sys.stdout.isatty():
+        raise _failed("Parquet is binary: redirect the output to a file, or use --out FILE")
+    try:
+        with ask(Lake.from_settings(), query) as result:
+            _write(result, form, out)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise typer.Exit(0) from None
+    except (duckdb.Error, QueryRefusedError, OSError) as error:
+        raise _failed(" ".join(str(error).split("\n\n")[0].split())) from None
+
+
+def _write(result: pa.RecordBatchReader, form: Format, out: Path | None) -> None:
+    if out is None:
+        export(result, form, sys.stdout.buffer)
+        return
+    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as stream:
+            export(result, form, stream)
+        os.replace(aside, out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _failed(message: str) -> typer.Exit:
+    typer.echo(f"error: {message}", err=True)
+    return typer.Exit(1)
