@@ -67,21 +67,52 @@ def primitive_projection(
     Raises:
         ValueError: no atoms, wrong shapes, values that are not finite, or a cell without area.
     """
+    return PrimitiveProjection(*_primitive(numbers, positions_xy, cell_xy, tolerance_angstrom))
+
+
+def primitive_slab(
+    numbers: ArrayLike, positions_angstrom: ArrayLike, cell_angstrom: ArrayLike, tolerance_angstrom: float
+) -> PrimitiveProjection:
+    """The same for the slab itself: an atom is matched with one at the same height only.
+
+    Args:
+        numbers: (n,) atomic numbers.
+        positions_angstrom: (n, 3) Cartesian, Å.
+        cell_angstrom: (3, 3), a and b in the (x, y) plane, c along z, Å.
+        tolerance_angstrom: Largest distance in space of a translated atom from the one it is matched with.
+
+    Returns:
+        As for the projection, but with positions (m, 3) and a cell (3, 3).
+    """
+    return PrimitiveProjection(*_primitive(numbers, positions_angstrom, cell_angstrom, tolerance_angstrom))
+
+
+def _primitive(
+    numbers: ArrayLike, positions_angstrom: ArrayLike, cell_angstrom: ArrayLike, tolerance: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
+    """Cell, positions and numbers of the smallest repeating unit, in two or three dimensions."""
+    cell = _in_plane_reduced(np.array(cell_angstrom, np.float64))
     z = np.array(numbers, np.int32).reshape(-1)
-    positions = np.array(positions_xy, np.float64).reshape(-1, 2)
+    positions = np.array(positions_angstrom, np.float64).reshape(-1, len(cell))
     if len(z) == 0 or len(z) != len(positions):
-        raise ValueError(f"{len(z)} atomic numbers and {len(positions)} projected positions; give one of each per atom")
+        raise ValueError(f"{len(z)} atomic numbers and {len(positions)} positions; give one of each per atom")
     if not np.isfinite(positions).all():
-        raise ValueError("projected positions are not finite")
-    cell = reduce_cell(cell_xy)
+        raise ValueError("positions are not finite")
     fractional = _wrapped(positions @ np.linalg.inv(cell))
-    while (found := _best_translation(z, fractional, cell, tolerance_angstrom)) is not None:
+    while (found := _best_translation(z, fractional, cell, tolerance)) is not None:
         order, translation, partners = found
-        z, positions = _folded(z, fractional, translation, partners, order)
-        positions = positions @ cell
+        z, folded = _folded(z, fractional, translation, partners, order)
+        positions = folded @ cell
         cell = _finer_cell(cell, translation, order)
         fractional = _wrapped(positions @ np.linalg.inv(cell))
-    return PrimitiveProjection(cell, fractional @ cell, z)
+    return cell, fractional @ cell, z
+
+
+def _in_plane_reduced(cell: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The cell with its first two vectors reduced in the (x, y) plane."""
+    reduced = cell.copy()
+    reduced[:2, :2] = reduce_cell(cell[:2, :2])
+    return reduced
 
 
 def _wrapped(fractional: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -101,9 +132,13 @@ def _prime_factors(number: int) -> Iterator[int]:
         yield number
 
 
-def _candidates(order: int) -> NDArray[np.int64]:
-    """One generator (in units of 1/order) for each of the order + 1 subgroups of that prime order, shape (·, 2)."""
-    return np.array([(0, 1), *((1, step) for step in range(order))])
+def _candidates(order: int, dimensions: int) -> NDArray[np.float64]:
+    """One in-plane generator for each of the order + 1 subgroups of that prime order, shape (order + 1, dimensions)."""
+    candidates = np.zeros((order + 1, dimensions))
+    candidates[0, 1] = 1
+    candidates[1:, 0] = 1
+    candidates[1:, 1] = np.arange(order)
+    return candidates / order
 
 
 def _best_translation(
@@ -117,7 +152,7 @@ def _best_translation(
     matcher = _Matcher(numbers, fractional, cell, tolerance)
     best: tuple[float, int, NDArray[np.float64], NDArray[np.int64]] | None = None
     for order in _prime_factors(divisor):
-        for translation in matcher.plausible(_candidates(order) / order):
+        for translation in matcher.plausible(_candidates(order, len(cell))):
             match = matcher.match(translation, order)
             if match is not None and (best is None or match[0] < best[0]):
                 best = (match[0], order, translation, match[1])
@@ -218,9 +253,10 @@ def _folded(
 
 def _finer_cell(cell: NDArray[np.float64], translation: NDArray[np.float64], order: int) -> NDArray[np.float64]:
     """Reduced cell of the lattice with the translation added."""
-    i, j = np.round(translation * order).astype(int)
-    basis = np.array([[0, 1 / order], [1, 0]]) if i == 0 else np.array([[1 / order, j / order], [0, 1]])
-    return reduce_cell(basis @ cell)
+    i, j = np.round(translation[:2] * order).astype(int)
+    basis = np.eye(len(cell))
+    basis[:2, :2] = [[0, 1 / order], [1, 0]] if i == 0 else [[1 / order, j / order], [0, 1]]
+    return _in_plane_reduced(basis @ cell)
 
 
 def columns(projection: PrimitiveProjection) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
