@@ -31,7 +31,8 @@ ATOM_RADIUS_ANGSTROM = 0.5
 OTSU_GRID: tuple[Setting, ...] = tuple(product((0.0, 0.1, 0.2, 0.3, 0.4), (0.8, 1.0, 1.2, 1.4, 1.6, 1.8)))
 """Smoothing in Å, and factor on the threshold above the image's minimum."""
 
-LOG_GRID: tuple[Setting, ...] = tuple(product((0.2, 0.3, 0.4, 0.5), (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)))
+LOG_SCALES, LOG_SHARES = (0.2, 0.3, 0.4, 0.5), (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+LOG_GRID: tuple[Setting, ...] = tuple(product(LOG_SCALES, LOG_SHARES))
 """Scale of the Laplacian of Gaussian in Å, and least response as a share of the largest."""
 
 READER_GRID: tuple[Setting, ...] = tuple(product((0.3, 0.5, 0.7, 0.8, 0.9), (0.01, 0.02, 0.03, 0.05)))
@@ -111,38 +112,35 @@ def read_lattice(
     Returns:
         Class and reduced vectors (2, 2) in Å; None where no two independent peaks stand out.
     """
-    from atomvision_ml.structures.lattice import classify_cell, reduce_cell
+    return _read_peaks(autocorrelation_peaks(image, pixel_size_angstrom), least_height, tolerance)
 
+
+def autocorrelation_peaks(image: Image, pixel_size_angstrom: float) -> NDArray[np.float64]:
+    """Local maxima of the autocorrelation beside the centre, (n, 3): x and y in Å, height; the shortest first.
+
+    White noise is taken out of the power spectrum by its median; the shrinking overlap is divided out.
+    """
     values = np.asarray(image, float)
     values = values - values.mean()
     if not np.any(values):
-        return None
+        return np.zeros((0, 3))
     spectrum = np.abs(np.fft.fft2(values, [2 * edge for edge in values.shape])) ** 2
-    spectrum -= np.median(spectrum)
-    correlation = np.fft.fftshift(np.fft.ifft2(np.clip(spectrum, 0, None)).real)
-    centre = np.array(correlation.shape) // 2
+    spectrum = np.clip(spectrum - np.median(spectrum), 0, None)
+    correlation = np.fft.fftshift(np.fft.ifft2(spectrum).real)
     reach = [edge // 2 for edge in values.shape]
-    correlation = correlation[tuple(slice(c - r, c + r + 1) for c, r in zip(centre, reach, strict=True))]
+    correlation = correlation[tuple(slice(edge - r, edge + r + 1) for edge, r in zip(values.shape, reach, strict=True))]
     overlap = [1 - np.abs(np.arange(-r, r + 1)) / edge for r, edge in zip(reach, values.shape, strict=True)]
     correlation = correlation / (overlap[0][:, None] * overlap[1])
     peaks = local_maxima(correlation, 0.8 / pixel_size_angstrom, 0.0)
     steps = (peaks - reach)[:, ::-1] * pixel_size_angstrom
-    heights = correlation[peaks[:, 0], peaks[:, 1]]
     lengths = np.hypot(*steps.T)
-    away = lengths > 1.0
-    if not away.any():
-        return None
-    steps, lengths = steps[away], lengths[away]
-    high = heights[away] >= least_height * heights[away].max()
-    cell = _shortest_pair(steps[high][np.argsort(lengths[high], kind="stable")])
-    if cell is None:
-        return None
-    reduced = reduce_cell(cell)
-    return classify_cell(reduced, tolerance).name, reduced
+    found = np.column_stack([steps, correlation[peaks[:, 0], peaks[:, 1]]])
+    order = np.argsort(lengths, kind="stable")
+    return found[order[lengths[order] > 1.0]]
 
 
 def tune_segmentation(
-    items: pl.DataFrame, open_blob: OpenBlob, *, maximum_images: int = 24, doses: Sequence[float | None] | None = None
+    items: pl.DataFrame, open_blob: OpenBlob, *, maximum_images: int = 16, doses: Sequence[float | None] | None = None
 ) -> SegmentationBaselines:
     """Best parameters of Otsu and of the Laplacian of Gaussian on the train split, for each dose.
 
@@ -158,12 +156,19 @@ def tune_segmentation(
     rows = _train_rows(items, maximum_images)
     reader = ItemReader(open_blob)
 
-    def by_otsu(image: Image, row: Mapping[str, Any], setting: Setting) -> float:
-        return mask_iou(otsu_mask(image, row["pixel_size_angstrom"], *setting), reader.mask(row))
+    def by_otsu(image: Image, row: Mapping[str, Any]) -> list[float]:
+        truth = reader.mask(row)
+        return [mask_iou(otsu_mask(image, row["pixel_size_angstrom"], *setting), truth) for setting in OTSU_GRID]
 
-    def by_log(image: Image, row: Mapping[str, Any], setting: Setting) -> float:
-        found = log_atoms(image, row["pixel_size_angstrom"], *setting)
-        return mask_iou(disks(found[:, :2], image.shape, row["pixel_size_angstrom"]), reader.mask(row))
+    def by_log(image: Image, row: Mapping[str, Any]) -> list[float]:
+        truth, pixel = reader.mask(row), row["pixel_size_angstrom"]
+        found = {scale: log_atoms(image, pixel, scale, min(LOG_SHARES)) for scale in LOG_SCALES}
+        scores = []
+        for scale, share in LOG_GRID:
+            atoms = found[scale]
+            high = atoms[:, 2] > share * atoms[:, 2].max(initial=0.0)
+            scores.append(mask_iou(disks(atoms[high, :2], truth.shape, pixel), truth))
+        return scores
 
     chosen = DOSES["segmentation"] if doses is None else doses
     return SegmentationBaselines(
@@ -182,14 +187,15 @@ def tune_lattice(
     rows = _train_rows(items, maximum_images)
     reader = ItemReader(open_blob)
 
-    def score(image: Image, row: Mapping[str, Any], setting: Setting) -> float:
-        found = read_lattice(image, row["pixel_size_angstrom"], *setting)
-        return float(found is not None and found[0] == row["bravais_lattice"])
+    def is_right(image: Image, row: Mapping[str, Any]) -> list[float]:
+        peaks = autocorrelation_peaks(image, row["pixel_size_angstrom"])
+        answers = [_read_peaks(peaks, *setting) for setting in READER_GRID]
+        return [float(found is not None and found[0] == row["bravais_lattice"]) for found in answers]
 
     counts = Counter(items.filter(pl.col("split") == "train")["bravais_lattice"])
     chosen = DOSES["lattice"] if doses is None else doses
     return LatticeBaselines(
-        reader={dose: _best(rows, reader, dose, READER_GRID, score) for dose in chosen},
+        reader={dose: _best(rows, reader, dose, READER_GRID, is_right) for dose in chosen},
         class_shares={name: counts[name] / counts.total() for name in BRAVAIS_LATTICES},
     )
 
@@ -205,7 +211,7 @@ def _best(
     reader: ItemReader,
     dose: float | None,
     grid: Sequence[Setting],
-    score: Callable[[Image, Mapping[str, Any], Setting], float],
+    scores: Callable[[Image, Mapping[str, Any]], list[float]],
 ) -> Setting:
     """The setting with the best mean score; of equal ones the first."""
     totals = np.zeros(len(grid))
@@ -215,8 +221,7 @@ def _best(
             "mean_detected_e_per_a2": dose,
             "noise_seed": noise_seed(f"tuning:{row['image_id']}", dose),
         }
-        image = reader.image(exposed)
-        totals += [score(image, row, setting) for setting in grid]
+        totals += scores(reader.image(exposed), row)
     return grid[int(np.argmax(totals))]
 
 
@@ -225,6 +230,19 @@ def _train_rows(items: pl.DataFrame, maximum: int) -> list[dict[str, Any]]:
     if not rows:
         raise ValueError("the train split is empty; the baselines are tuned on it")
     return sorted(rows, key=lambda row: stable_seed("tuning", row["image_id"]))[:maximum]
+
+
+def _read_peaks(
+    peaks: NDArray[np.float64], least_height: float, tolerance: float
+) -> tuple[str, NDArray[np.float64]] | None:
+    from atomvision_ml.structures.lattice import classify_cell, reduce_cell
+
+    high = peaks[:, 2] >= least_height * peaks[:, 2].max(initial=0.0)
+    cell = _shortest_pair(peaks[high, :2])
+    if cell is None:
+        return None
+    reduced = reduce_cell(cell)
+    return classify_cell(reduced, tolerance).name, reduced
 
 
 def _shortest_pair(steps: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -44,7 +44,7 @@ Row = dict[str, Any]
 MATCH_ANGSTROM = 0.5
 BORDER_ANGSTROM = 1.0
 LEAST_INTENSITY = 0.05
-_CHUNK = 64
+_CHUNK = 16
 
 
 def predict_lattice(
@@ -311,8 +311,15 @@ def _mapped(work: Callable[[Any], list[Row]], chunks: Sequence[Any], processes: 
     if processes <= 1 or len(chunks) == 1:
         yield from map(work, chunks)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_compute_alone) as pool:
         yield from pool.map(work, chunks)
+
+
+def _compute_alone() -> None:
+    """One thread in each worker: the items are divided already."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _judge_chunk(judge: Callable[..., list[Row]], folders: Mapping[str, Path], rows: Sequence[Row]) -> list[Row]:

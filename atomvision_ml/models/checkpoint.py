@@ -112,6 +112,20 @@ def save_checkpoint(
     return load_checkpoint(folder)
 
 
+def classical_checkpoint(name: str, parameters: BaseModel, folder: Path) -> Checkpoint:
+    """The checkpoint of a method without training: its parameters, and a card from its registry entry."""
+    spec = model_spec(name)
+    card = ModelCard(
+        name=name,
+        task=spec.task,
+        description=spec.description,
+        intended_use=spec.intended_use,
+        limits=list(spec.limits),
+        trained_on="",
+    )
+    return save_checkpoint(folder, parameters=parameters, card=card)
+
+
 def load_checkpoint(folder: str | Path) -> Checkpoint:
     """Read and validate a checkpoint folder (weights are read only when asked for).
 

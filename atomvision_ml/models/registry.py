@@ -27,6 +27,8 @@ class ModelSpec(BaseModel):
     build_path: str = Field(description="Function that takes these parameters, or `predict_path` for a method.")
     predict_path: str = Field(description="Function (image, pixel_size_angstrom, ...) that applies the model.")
     description: str
+    intended_use: str
+    limits: tuple[str, ...] = Field(description="Where it must not be trusted; goes into every card.")
 
     def parameters_class(self) -> type[BaseModel]:
         """The pydantic class of the parameters."""
@@ -46,6 +48,12 @@ _SPECS = (
         build_path="atomvision_ml.models.lattice_finder:find_lattice",
         predict_path="atomvision_ml.models.lattice_finder:find_lattice",
         description="Autocorrelation peaks, lattice reduction and least squares; no training.",
+        intended_use="Bravais lattice and lattice vectors of images of one crystal, seen along a zone axis.",
+        limits=(
+            "One lattice in the field: no grain boundaries, moirés or precipitates.",
+            "At least some three periods along each axis; the fewer, the larger the stated uncertainty.",
+            "A centring that is broken only by weak scatterers cannot be seen at a low dose.",
+        ),
     ),
     ModelSpec(
         name="segmenter",
@@ -54,7 +62,14 @@ _SPECS = (
         parameters_path="atomvision_ml.models.segmenter:SegmenterParameters",
         build_path="atomvision_ml.models.segmenter:build_network",
         predict_path="atomvision_ml.models.segmenter:segment",
-        description="U-Net that tells atom from background.",
+        description="U-Net that tells atom from background (segmentation-models-pytorch).",
+        intended_use="Atoms in HAADF-STEM images of crystalline monolayers, seen along their normal, from 100 e/Å² up.",
+        limits=(
+            "Trained on simulated images in the convolution approximation only: no channelling, no aberrations.",
+            "Probe of σ = 0.5 Å; a much sharper or blunter one, or a wrong pixel size, shifts the edges of the atoms.",
+            "Columns much weaker than a neighbour within about 1.3 Å (hydrogen beside a metal) are missed.",
+            "No defects, edges, tilt, contamination or scan distortion in the training images.",
+        ),
     ),
 )
 _BY_NAME = {spec.name: spec for spec in _SPECS}

@@ -35,6 +35,7 @@ from atomvision_ml.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from atomvision_ml.models.registry import model_spec
 from atomvision_ml.models.training import (
     Progress,
     TrainingParameters,
@@ -558,6 +559,7 @@ def _card(
 ) -> ModelCard:
     import torch
 
+    spec = model_spec("segmenter")
     return ModelCard(
         name="segmenter",
         task="segmentation",
@@ -565,13 +567,8 @@ def _card(
             f"U-Net ({parameters.encoder}, depth {parameters.encoder_depth}) that gives for each pixel the probability "
             f"of lying within {parameters.radius_angstrom} Å of an atomic column (columns closer than 1 Å merged)."
         ),
-        intended_use="Atoms in HAADF-STEM images of crystalline monolayers, seen along their normal, from 100 e/Å² up.",
-        limits=[
-            "Trained on simulated images in the convolution approximation only: no channelling, no aberrations.",
-            "Probe of σ = 0.5 Å; a much sharper or blunter one, or a wrong pixel size, shifts the edges of the atoms.",
-            "Columns much weaker than a neighbour within about 1.3 Å (hydrogen beside a metal) are missed.",
-            "No defects, edges, tilt, contamination or scan distortion in the training images.",
-        ],
+        intended_use=spec.intended_use,
+        limits=list(spec.limits),
         trained_on=f"Simulated images of {', '.join(sources)}; splits by composition.",
         data_versions=data_versions,
         splits=splits,
