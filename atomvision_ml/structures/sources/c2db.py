@@ -99,6 +99,8 @@ def _draft(database: Any, row_id: int, path: Path) -> Draft:
     scalars = {key: row.get(key) for key in _SCALARS if row.get(key) is not None}
     properties = scalars | {key: value for key, value in pairs.items() if key != "uid"}
     try:
+        if row.numbers is None:
+            raise BadRecordError("no atomic numbers")
         crystal = make_crystal(row.numbers.tolist(), row.positions, row.cell, are_fractional=False)
     except BadRecordError as error:
         return Draft(native_id, sha256_of(content), reason=str(error), properties=properties)

@@ -7,6 +7,7 @@ import codecs
 import gzip
 import json
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ MAXIMUM_RATIO = 250
 
 MAXIMUM_ITEM_BYTES = 64 * 2**20
 _CHUNK = 2**20
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 """What the decompressors of the standard library raise on a truncated, damaged or encrypted file."""
@@ -240,15 +242,14 @@ class _TextWindow:
         self._stream, self._path = stream, path
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._json = json.JSONDecoder()
-        self._text = self._decoder.decode(start)
-        self._at = 0
+        self._text, self._at = "", 0
         self._is_over = False
+        self._append(start)
 
     def next_character(self) -> str:
         """The next character that is no white space, not consumed."""
         while True:
-            while self._at < len(self._text) and self._text[self._at].isspace():
-                self._at += 1
+            self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text):
                 return self._text[self._at]
             if not self._more(_CHUNK):
@@ -291,12 +292,15 @@ class _TextWindow:
             return False
         block = self._stream.read(size)
         self._is_over = not block
+        self._append(block)
+        return not self._is_over
+
+    def _append(self, block: bytes) -> None:
         try:
             new = self._decoder.decode(block, final=self._is_over)
         except UnicodeDecodeError as error:
             raise self._damage(f"not UTF-8: {error}") from error
         self._text, self._at = self._text[self._at :] + new, 0
-        return not self._is_over
 
     def _damage(self, why: str) -> SourceUnavailableError:
         return SourceUnavailableError(damaged(self._path, why))
