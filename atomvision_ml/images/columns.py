@@ -14,6 +14,9 @@ from atomvision_ml.images.stem import Projection, View, images_of_atoms
 
 _NO_PERIODS = np.zeros((0, 2))
 
+_DENSE = 64
+"""Up to so many points all pairs are compared; above, only near ones."""
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -121,12 +124,19 @@ def _groups(xy: np.ndarray, periods: np.ndarray, distance: float) -> list[np.nda
 
     if len(xy) == 0:
         return []
-    if len(periods):
-        xy = xy - np.floor(xy @ np.linalg.pinv(periods)) @ periods
-    around, index = images_of_atoms(xy, periods, xy.min(axis=0) - distance, xy.max(axis=0) + distance)
-    near = cKDTree(xy).sparse_distance_matrix(cKDTree(around), distance, output_type="ndarray")
-    near = near[(near["v"] < distance) & (near["i"] != index[near["j"]])]
-    links = coo_array((np.ones(len(near), bool), (near["i"], index[near["j"]])), shape=(len(xy), len(xy)))
+    if len(xy) <= _DENSE:
+        steps = _nearest_image(xy[None, :, :] - xy[:, None, :], periods)
+        i, j = np.nonzero(np.triu(np.einsum("ijk,ijk->ij", steps, steps) < distance**2, 1))
+    else:
+        if len(periods):
+            xy = xy - np.floor(xy @ np.linalg.pinv(periods)) @ periods
+        around, index = images_of_atoms(xy, periods, xy.min(axis=0) - distance, xy.max(axis=0) + distance)
+        near = cKDTree(xy).sparse_distance_matrix(cKDTree(around), distance, output_type="ndarray")
+        i, j = near["i"], index[near["j"]]
+        i, j = i[is_step := (near["v"] < distance) & (i != j)], j[is_step]
+    if len(i) == 0:
+        return list(np.arange(len(xy))[:, None])
+    links = coo_array((np.ones(len(i), np.int8), (i, j)), shape=(len(xy), len(xy)))
     count, label = connected_components(links, directed=False)
     order = np.argsort(label, kind="stable")
     return np.split(order, np.cumsum(np.bincount(label, minlength=count))[:-1])
@@ -145,27 +155,27 @@ def _merge_group(
     while len(first) > 1:
         step = _nearest_image(xy[None, :, :] - xy[:, None, :], periods)
         apart = np.round(np.hypot(step[..., 0], step[..., 1]), 9)
-        apart[np.tril_indices(len(first))] = np.inf
-        i, j = (int(n) for n in np.unravel_index(np.argmin(apart), apart.shape))
+        np.fill_diagonal(apart, np.inf)
+        i, j = divmod(int(np.argmin(apart)), len(first))
         if apart[i, j] >= distance:
             break
         total = weights[i] + weights[j]
         xy[i] = xy[i] + step[i, j] * (weights[j] / total)
         weights[i], counts[i] = total, counts[i] + counts[j]
-        xy, weights, counts = (np.delete(values, j, axis=0) for values in (xy, weights, counts))
+        keep = np.arange(len(first)) != j
+        xy, weights, counts = xy[keep], weights[keep], counts[keep]
         del first[j]
     return [(first[n], xy[n], float(weights[n]), int(counts[n])) for n in range(len(first))]
 
 
 def _nearest_image(step: np.ndarray, periods: np.ndarray) -> np.ndarray:
-    """Shortest of all periodic images of each step (…, 2); exact for reduced cells."""
+    """Shortest of all periodic images of each step (…, 2).
+
+    Exact for reduced cells and steps that are shorter than half of the shortest period, which is what is merged.
+    """
     if len(periods) == 0:
         return step
-    step = step - np.round(step @ np.linalg.pinv(periods)) @ periods
-    shifts = np.stack(np.meshgrid(*[[0, -1, 1]] * len(periods), indexing="ij"), -1).reshape(-1, len(periods)) @ periods
-    images = step[..., None, :] + shifts
-    nearest = np.argmin(np.round(np.einsum("...i,...i->...", images, images), 9), axis=-1)
-    return np.take_along_axis(images, nearest[..., None, None], axis=-2)[..., 0, :]
+    return step - np.round(step @ np.linalg.pinv(periods)) @ periods
 
 
 def column_mask(

@@ -153,7 +153,7 @@ def write_stem_set(
     missing = work.keep_verified(shards)
     group = _create_group(work.zarr, todo, parameters, source)
     done = len(todo) - sum(len(shard) for shard in missing)
-    with torch_threads(1), ThreadPoolExecutor(settings().threads or os.cpu_count() or 1) as pool:
+    with torch_threads(1), _workers() as pool:
         tasks = {pool.submit(_make_shard, work, group, shard, todo, parameters, source): shard for shard in missing}
         try:
             for task in as_completed(tasks):
@@ -178,6 +178,15 @@ def _identity(slabs: pl.DataFrame, parameters: StemParameters, source: str) -> s
     for slab in slabs.filter(pl.col("status") == "accepted").select(*_INPUTS, *_LABELS).sort("slab_id").iter_rows():
         digest.update(json.dumps(slab).encode())
     return digest.hexdigest()
+
+
+def _workers() -> ThreadPoolExecutor:
+    """One thread a core, each with torch on one thread: torch's number of threads belongs to the calling thread."""
+    import torch
+
+    return ThreadPoolExecutor(
+        settings().threads or os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,)
+    )
 
 
 @dataclass(frozen=True)
@@ -412,6 +421,8 @@ def _lists(struct: pa.StructType, values: Sequence[np.ndarray], lengths: Sequenc
 class StemSet:
     """Lazy access to a written set."""
 
+    POSE = ("pixel_size_angstrom", "rotation_deg", "shift_x_angstrom", "shift_y_angstrom")
+
     def __init__(self, group: zarr.Group) -> None:
         self._group = group
 
@@ -454,34 +465,36 @@ class StemSet:
         """What the set was made with."""
         return StemParameters(**self._group.attrs["parameters"])
 
+    @cached_property
+    def poses(self) -> np.ndarray:
+        """(n, 4) float64, columns as in ``POSE``."""
+        parts = [np.asarray(self._group[name][:]) for name in ("pixel_size_angstrom", "rotation_deg", "shift_angstrom")]
+        return np.column_stack(parts).reshape(-1, 4)
+
     def view(self, index: int) -> View:
-        """Pose of an image."""
-        x, y = self._group["shift_angstrom"][index]
-        return View(
-            float(self._group["pixel_size_angstrom"][index]),
-            int(self._images.shape[1]),
-            float(self._group["rotation_deg"][index]),
-            (float(x), float(y)),
-        )
+        """Pose of an image; raises IndexError."""
+        pixel_size, rotation, x, y = (float(value) for value in self.poses[self._checked(index)])
+        return View(pixel_size, int(self._images.shape[1]), rotation, (x, y))
 
     def image(self, index: int) -> np.ndarray:
         """float32 [y, x] in 1/Å²; raises IndexError."""
-        return self._images[self._checked(index)]
+        return np.asarray(self._images[self._checked(index)])
 
     def mask(self, index: int) -> np.ndarray:
         """bool [y, x]; raises IndexError."""
-        return self._masks[self._checked(index)]
+        return np.asarray(self._masks[self._checked(index)])
 
     def batch(self, indices: Sequence[int]) -> np.ndarray:
         """Images float32 (len(indices), y, x), in the order asked for; raises IndexError."""
-        return self._images.oindex[[self._checked(index) for index in indices]]
+        chosen = np.array([self._checked(index) for index in indices], np.int64)
+        return np.asarray(self._images.oindex[chosen])
 
     def batches(self, size: int = SHARD_IMAGES) -> Iterator[tuple[range, np.ndarray, np.ndarray]]:
         """All images and masks in order: (indices, images, masks), at most ``size`` at a time."""
         for start in range(0, len(self), size):
             indices = range(start, min(start + size, len(self)))
             chosen = slice(indices.start, indices.stop)
-            yield indices, self._images[chosen], self._masks[chosen]
+            yield indices, np.asarray(self._images[chosen]), np.asarray(self._masks[chosen])
 
     def _checked(self, index: int) -> int:
         if not 0 <= index < len(self):
