@@ -364,5 +364,6 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _short(error: Exception) -> str:
+    """The root of a chain of network errors, in one line."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    return f"{type(error).__name__}: {text.partition('Caused by ')[2] or text}"[:300]

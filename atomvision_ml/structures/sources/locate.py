@@ -17,7 +17,8 @@ class Database:
     """What is known of one structure database.
 
     ``pattern`` matches its file names, ``hint`` a folder name that speaks for it where several files match;
-    ``address`` is the public address of the dump and ``file_name`` the name that a download gets.
+    ``address`` is the public address of the dump and ``file_name`` the name that a download gets; ``note`` is for
+    people who cannot download it.
     """
 
     source: str
@@ -28,6 +29,7 @@ class Database:
     file_name: str
     reference: str
     licence: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ DATABASES = {
                 "Gjerding et al., 2D Materials 8, 044002 (2021)"
             ),
             licence="not stated in the dump; see the terms at https://cmr.fysik.dtu.dk/c2db/c2db.html",
+            note=" Its authors give the full file on request: https://cmr.fysik.dtu.dk/c2db/c2db.html.",
         ),
         Database(
             source="twodmatpedia",
@@ -118,6 +121,6 @@ def obtain(database: Database, folder: Path | None, scratch: Path) -> Found:
         where = f"below {folder}" if folder is not None else "below a folder and set ATOMVISION_SOURCES to it"
         raise SourceUnavailableError(
             f"{database.title} is not on this machine and could not be downloaded from {database.address}: {error}. "
-            f"Put its dump ({database.file_name}, plain or compressed) {where}, then materialise again"
+            f"Put its dump ({database.file_name}, plain or compressed) {where}, then materialise again.{database.note}"
         ) from error
     return Found(scratch / database.file_name, provenance.url)
