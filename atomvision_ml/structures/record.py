@@ -29,6 +29,8 @@ COINCIDENCE_ANGSTROM = 0.5
 
 SHORTEST_PERIOD_ANGSTROM = 1.0
 MAXIMUM_ATOMS = 20_000
+FARTHEST_ANGSTROM = 1e6
+"""Beyond this distance from the origin, positions lose the digits that matter."""
 
 _ISOTOPES = {"D": 1, "T": 1}
 _LABEL = re.compile(r"^\s*([A-Za-z]{1,3})\s*(?:\d*\.?\d*\s*[+-]|[+-]\d*\.?\d*|\d+)?\s*$")
@@ -103,9 +105,10 @@ def make_crystal(elements: Sequence[object], coordinates: object, cell: object, 
     cell_angstrom = _floats(cell, (3, 3), "cell")
     values = _floats(coordinates, (len(numbers), 3), "coordinates")
     check_cell(cell_angstrom)
-    positions = values @ cell_angstrom if are_fractional else values
-    if not np.isfinite(positions).all():
-        raise BadRecordError("coordinates are not finite")
+    with np.errstate(over="ignore", invalid="ignore"):
+        positions = values @ cell_angstrom if are_fractional else values
+    if not np.abs(positions).max() < FARTHEST_ANGSTROM:  # also where the product overflowed to NaN
+        raise BadRecordError(f"coordinates: {np.abs(positions).max():.3g} Å from the origin")
     crystal = Crystal(numbers, positions, cell_angstrom)
     _check_distances(crystal)
     return crystal
@@ -199,6 +202,20 @@ def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
 
 
+def strict_json(value: object) -> str:
+    """Canonical JSON that any reader takes: null for NaN and infinity, no lone surrogates."""
+    text = canonical_json(_finite(json.loads(canonical_json(value))))
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _plain(value: object) -> object:
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
@@ -215,9 +232,9 @@ def native_id_of(record: dict[str, Any], *keys: str) -> str:
     """The first of the keys that holds an identifier, as text; raises BadRecordError if none does."""
     for key in keys:
         value = record.get(key)
-        is_id = isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        is_id = isinstance(value, (str, int)) and not isinstance(value, bool)
         if is_id and str(value).strip():
-            return str(value).strip()
+            return str(value).strip().encode("utf-8", "backslashreplace").decode("utf-8")
     raise BadRecordError(f"no identifier: none of {list(keys)} is given")
 
 
@@ -264,7 +281,7 @@ def _row(draft: Draft, delivery: Delivery, record_id: str, reason: str | None) -
         "reference": delivery.reference,
         "is_hypothetical": False,
         "parent_id": None,
-        "properties_json": canonical_json(draft.properties) if draft.properties is not None else None,
+        "properties_json": strict_json(draft.properties) if draft.properties is not None else None,
         "licence": delivery.licence,
         "origin": delivery.origin,
         "sha256": draft.sha256,

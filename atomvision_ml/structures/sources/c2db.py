@@ -11,7 +11,13 @@ from typing import Any
 from ase.db.sqlite import SQLite3Database
 
 from atomvision_ml.structures.record import BadRecordError, Draft, make_crystal, native_id_of, sha256_of
-from atomvision_ml.structures.sources.files import SourceUnavailableError, compression, damaged, open_dump
+from atomvision_ml.structures.sources.files import (
+    SourceUnavailableError,
+    compression,
+    damage_reported,
+    damaged,
+    open_dump,
+)
 
 _HEADER = b"SQLite format 3\x00"
 _ROW_FAULTS = (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError)
@@ -26,7 +32,7 @@ def drafts(path: Path, scratch: Path) -> Iterator[Draft]:
     Raises:
         SourceUnavailableError: the file is no ASE database, or damaged.
     """
-    with _plain_database(path, scratch) as plain, _opened(plain, path) as database:
+    with damage_reported(path), _plain_database(path, scratch) as plain, _opened(plain, path) as database:
         was_decoded = False
         for row_id in _row_ids(database):
             draft = _draft(database, row_id, path)

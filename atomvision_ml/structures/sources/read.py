@@ -12,7 +12,7 @@ from typing import Any
 from atomvision_ml.schemas.vocabulary import SOURCES
 from atomvision_ml.structures.record import BadRecordError, Delivery, Draft, Progress, Row, rows_of, sha256_of
 from atomvision_ml.structures.sources import jarvis, twodmatpedia
-from atomvision_ml.structures.sources.files import Item, json_items
+from atomvision_ml.structures.sources.files import Item, SourceUnavailableError, damaged, json_items
 from atomvision_ml.structures.sources.locate import DATABASES, obtain
 
 
@@ -56,6 +56,8 @@ def read_source(source: str, *, folder: Path | None, scratch: Path, progress: Pr
         rows.append(row)
         if progress is not None and len(rows) % 100 == 0:
             progress(len(rows), None)
+    if not rows:
+        raise SourceUnavailableError(damaged(found.path, "it holds no record"))
     if progress is not None:
         progress(len(rows), len(rows))
     with found.path.open("rb") as stream:

@@ -152,6 +152,14 @@ def test_jarvis_cartesian_is_the_same_crystal(tmp_path: Path) -> None:
     assert second["native_id"] == "2"
 
 
+def test_odd_values_do_not_spoil_the_table(tmp_path: Path) -> None:
+    odd = {**changed(JARVIS, "jid", to="\ud800"), "gap": float("nan"), "note": "\udfff", "deep": [{"x": float("inf")}]}
+    rows = jarvis_rows(tmp_path, [odd, JARVIS])
+    assert rows[0]["native_id"] == "\\ud800"
+    expected = {"deep": [{"x": None}], "formula": "BN", "gap": None, "note": "?", "spg_number": 187}
+    assert json.loads(rows[0]["properties_json"], parse_constant=pytest.fail) == expected
+
+
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
@@ -171,6 +179,8 @@ def test_jarvis_cartesian_is_the_same_crystal(tmp_path: Path) -> None:
         (changed(JARVIS, "atoms", "coords", to=[[0, 0, None], [1, 2, 3]]), "NaN"),
         (changed(JARVIS, "atoms", "coords", 0, 1, to=float("nan")), "NaN"),
         (changed(JARVIS, "atoms", "coords", 0, 1, to="east"), "not a table of numbers"),
+        (changed(JARVIS, "atoms", "coords", 0, 1, to=1e17), "from the origin"),
+        (changed(JARVIS, "atoms", "coords", 0, 1, to=1e308), "from the origin"),
         (changed(JARVIS, "atoms", "coords", 0, to=[0.33333, 0.66667, 1.5]), "coincide"),
         (changed(JARVIS, "atoms", "lattice_mat"), "no 'lattice_mat'"),
         (changed(JARVIS, "atoms", "lattice_mat", 2, to=[0, 0, 0]), "length 0"),
@@ -341,7 +351,9 @@ def test_a_truncated_file_gives_nothing(tmp_path: Path, form: str, kind: str, cu
         (b"  \n ", "empty"),
         (b"<html>moved</html>", "HTML"),
         (b"version 3\n", "no JSON"),
+        (b"[]", "no record"),
         (b"[{} {}]", "comma was expected"),
+        (b"[" * 200_000 + b"]" * 200_000, "recursion"),
         (b"[{}] and more", "after the end"),
         (b'[{"a": 1}, {"a": oops}]', "item 2"),
         (b'[{"a": "\xff"}]', "not UTF-8"),
