@@ -58,6 +58,9 @@ OpenBlob = Callable[[str], Path]
 VALIDATION_DOSES = (None, 1000.0, 100.0)
 _REACH_ANGSTROM = 0.5  # beyond this distance from the edge of an atom the target is constant
 _TILE_PX, _OVERLAP_PX = 512, 64
+_SMOOTH_ANGSTROM = 0.4
+_BLUR_ANGSTROM, _BLUR_REACH_PX = 0.2, 3
+_WEAK = 0.03  # contrast, in units of the image's spread, above which the second channel is logarithmic
 
 
 class SegmenterParameters(TrainingParameters):
@@ -98,7 +101,10 @@ class Segmentation:
 
 
 def build_network(parameters: SegmenterParameters) -> torch.nn.Module:
-    """The untrained network: float32 (n, 1, y, x), edges divisible by 2^depth, to log-odds of the same shape.
+    """The untrained network: float32 (n, 1, y, x) as of :func:`normalise`, edges divisible by 2^depth, to log-odds.
+
+    The U-Net sees two channels: the image, and the inverse hyperbolic sine of the image blurred by σ = 0.2 Å, in which
+    a column of a few percent of the brightest one's intensity stands out like the others.
 
     Raises:
         ValueError: segmentation-models-pytorch does not know the encoder.
@@ -107,22 +113,39 @@ def build_network(parameters: SegmenterParameters) -> torch.nn.Module:
 
     ensure_torchvision()
     import segmentation_models_pytorch as smp
+    import torch
+    from torch.nn.functional import conv2d, pad
 
     depth, width = parameters.encoder_depth, parameters.decoder_width
     with seeded(parameters.seed, "weights"):
         try:
-            network = smp.Unet(
+            unet = smp.Unet(
                 parameters.encoder,
                 encoder_depth=depth,
                 encoder_weights=None,
-                in_channels=1,
+                in_channels=2,
                 classes=1,
                 decoder_channels=[width * 2 ** (depth - 1 - level) for level in range(depth)],
             )
         except KeyError as error:
             raise ValueError(f"unknown encoder {parameters.encoder!r}: {error}") from error
-    _drop_unused_stages(network.encoder, depth)
-    return network
+    _drop_unused_stages(unet.encoder, depth)
+    place = torch.arange(-_BLUR_REACH_PX, _BLUR_REACH_PX + 1)
+    line = torch.exp(-0.5 * (place * parameters.working_pixel_size_angstrom / _BLUR_ANGSTROM) ** 2)
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unet = unet
+            self.register_buffer("blur", (line / line.sum()).outer(line / line.sum())[None, None], persistent=False)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            reach = (_BLUR_REACH_PX,) * 4
+            smooth = conv2d(pad(image, reach, mode="replicate"), self.blur)
+            weak = torch.asinh(smooth / _WEAK) / 4
+            return self.unet(torch.cat([image, weak], dim=1))
+
+    return Network()
 
 
 def train_segmenter(
@@ -276,12 +299,20 @@ def _load(folder: str, modified_ns: int, device: str) -> LoadedSegmenter:
 
 
 def normalise(image: NDArray[Any], pixel_size_angstrom: float) -> NDArray[Any]:
-    """Zero mean; unit standard deviation of the image smoothed by σ = 0.4 Å, so that noise does not set the scale."""
+    """Zero at the darkest place, unit standard deviation; both of the image smoothed by σ = 0.4 Å.
+
+    So neither brightness, contrast nor noise sets the scale. The darkest place is the 1 % quantile.
+    """
+    low, spread = _levels(image, pixel_size_angstrom)
+    return (image - low) / spread
+
+
+def _levels(image: NDArray[Any], pixel_size_angstrom: float) -> tuple[float, float]:
+    """1 % quantile and standard deviation (1 if it is zero) of the image smoothed by σ = 0.4 Å."""
     from scipy.ndimage import gaussian_filter
 
-    smooth = gaussian_filter(image, 0.4 / pixel_size_angstrom, mode="nearest")
-    spread = float(smooth.std())
-    return (image - image.mean()) / (spread if spread > 0 else 1.0)
+    smooth = gaussian_filter(image, _SMOOTH_ANGSTROM / pixel_size_angstrom, mode="nearest")
+    return float(np.quantile(smooth, 0.01)), float(smooth.std()) or 1.0
 
 
 def area_average_matrix(n_px: int, pixel_size_angstrom: float, new_pixel_size_angstrom: float) -> NDArray[np.float64]:
@@ -353,6 +384,7 @@ class _Sample:
     target: Floats
     pixel_size_angstrom: float
     mean: float
+    low: float
     spread: float
     down_y: Floats
     down_x: Floats
@@ -453,9 +485,9 @@ class SegmenterLearner:
         if dose is not None:
             counts_per_unit = dose * sample.pixel_size_angstrom**2 / sample.mean
             block = random.poisson(np.clip(block, 0, None) * counts_per_unit) / counts_per_unit
-            noise = sample.mean**2 / (dose * 4 * np.pi * 0.4**2)
+            noise = sample.mean**2 / (dose * 4 * np.pi * _SMOOTH_ANGSTROM**2)
         small = down_y[:, rows] @ block.astype(np.float32) @ down_x[:, columns].T
-        scaled = (small - sample.mean) / np.sqrt(sample.spread**2 + noise)
+        scaled = (small - sample.low) / np.sqrt(sample.spread**2 + noise)
         return scaled.astype(np.float32), sample.target[y : y + edge, x : x + edge]
 
     def _sample(self, row: dict[str, Any]) -> _Sample:
@@ -473,8 +505,6 @@ class SegmenterLearner:
         return sample
 
     def _read(self, row: dict[str, Any]) -> _Sample:
-        from scipy.ndimage import gaussian_filter
-
         from atomvision_ml.images.stem_set import StemSet
 
         if row["blob"] not in self._sets:
@@ -483,13 +513,14 @@ class SegmenterLearner:
         image, mask = stored.image(row["index"]), stored.mask(row["index"])
         pixel, working = row["pixel_size_angstrom"], self.parameters.working_pixel_size_angstrom
         down_y, down_x = (area_average_matrix(edge, pixel, working).astype(np.float32) for edge in image.shape)
-        small = down_y @ image @ down_x.T
+        low, spread = _levels(down_y @ image @ down_x.T, working)
         return _Sample(
             image=image,
             target=signed_distance(mask, pixel, self.parameters),
             pixel_size_angstrom=pixel,
             mean=float(image.mean()) or 1.0,
-            spread=float(gaussian_filter(small, 0.4 / working, mode="nearest").std()) or 1.0,
+            low=low,
+            spread=spread,
             down_y=down_y,
             down_x=down_x,
         )

@@ -1,0 +1,338 @@
+"""The gallery: an index and one page per task, with everything they need beside them.
+
+Belongs here: which items are shown and what is said of them. Pages use no script and nothing from the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field
+
+from atomvision_ml.evaluation.gallery import pictures
+from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
+from atomvision_ml.evaluation.promotion import RULES
+from atomvision_ml.models.segmenter import dose_name
+from atomvision_ml.models.training import stable_seed
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, TASKS
+
+Progress = Callable[[int, "int | None"], None]
+Row = dict[str, Any]
+
+_TITLES = {"lattice": "Bravais lattice", "segmentation": "Segmentation and atom finding"}
+_TABLES = {
+    "lattice": (("macro_f1", "accuracy", "balanced_accuracy", "ece"), ("all", "unambiguous", "clear")),
+    "segmentation": (("iou", "dice", "detection_f1", "localisation_rmse_angstrom"), ("all",)),
+}
+_METRIC_NAMES = {
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "ece": "calibration error",
+    "iou": "IoU",
+    "dice": "Dice",
+    "detection_f1": "detection F1 at 0.5 Å",
+    "localisation_rmse_angstrom": "localisation RMSE per axis, Å",
+}
+_CUT_ANGSTROM = 12.0
+
+
+class GalleryParameters(BaseModel):
+    """How much is shown; flat and frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    maximum_items: int = Field(default=24, ge=2, le=60, description="Most items shown, over all tasks.")
+
+
+@dataclass(frozen=True)
+class _Context:
+    folder: Path
+    reader: ItemReader
+    images: dict[str, Row]
+    answers: dict[str, list[Row]]
+    checkpoint: Path | None
+
+
+def build_gallery(
+    folder: Path,
+    *,
+    holdout: pl.DataFrame,
+    images: pl.DataFrame,
+    predictions: Mapping[str, pl.DataFrame],
+    metrics: pl.DataFrame,
+    open_blob: OpenBlob,
+    segmenter: Path | None = None,
+    champions: pl.DataFrame | None = None,
+    parameters: GalleryParameters | None = None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Write the pages and pictures.
+
+    Args:
+        folder: where to; made if missing. Start at ``index.html``.
+        holdout: rows of ``evaluation/holdout``.
+        images: rows of ``images/stem`` with their ``atoms``; a lazy selection of the hold-out's images is enough.
+        predictions: rows of the predictions tables by task (``lattice``, ``segmentation``); a task may be absent.
+        metrics: rows of ``evaluation/metrics``.
+        open_blob: local folder of a blob.
+        segmenter: checkpoint whose maps are shown; without one the segmentation page has no pictures of answers.
+        champions: rows of ``models/champions``, for the verdicts.
+        parameters: how much is shown.
+        progress: called with (items drawn, items in all).
+
+    Returns:
+        Rows of ``evaluation/gallery`` without ``blob``.
+
+    Raises:
+        ValueError: there is nothing to show.
+    """
+    chosen = parameters or GalleryParameters()
+    tasks = [task for task in TASKS if task in predictions and (holdout["task"] == task).any()]
+    if not tasks:
+        raise ValueError("no task has both hold-out items and predictions")
+    shown = {task: _choose(holdout, predictions[task], task, chosen.maximum_items // len(tasks)) for task in tasks}
+    wanted = [row["image_id"] for rows in shown.values() for row in rows]
+    known = images.filter(pl.col("image_id").is_in(wanted)).select("image_id", "slab_id", "atoms")
+    context = _Context(
+        folder=folder,
+        reader=ItemReader(open_blob),
+        images={row["image_id"]: row for row in known.iter_rows(named=True)},
+        answers=_by_item(predictions, [row["item_id"] for rows in shown.values() for row in rows]),
+        checkpoint=segmenter,
+    )
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    verdicts = {row["task"]: row for row in champions.iter_rows(named=True)} if champions is not None else {}
+    total, done = sum(len(rows) for rows in shown.values()), 0
+    pages, cards = [], []
+    for task in tasks:
+        entries = []
+        for row in shown[task]:
+            entries.append(_DRAW[task](row, context))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        page = {
+            "page": f"{task}.html",
+            "title": _TITLES[task],
+            "entries": entries,
+            "tables": result_tables(metrics, task),
+            "verdict": verdicts.get(task),
+        }
+        _write(folder / page["page"], "task.html.j2", **page)
+        pages.append({"page": page["page"], "title": page["title"], "n_items": len(entries)})
+        cards.append(_summary(page, metrics, task))
+    title = "AtomVision gallery"
+    _write(folder / "index.html", "index.html.j2", title=title, cards=cards)
+    return [{"page": "index.html", "title": title, "n_items": total}, *pages]
+
+
+def result_tables(metrics: pl.DataFrame, task: str) -> list[Row]:
+    """For each slice one table: models as rows, metrics as columns, values with their intervals."""
+    names, which = _TABLES[task]
+    own = metrics.filter((pl.col("task") == task) & pl.col("metric").is_in(names))
+    slices = [name for name in own["slice"].unique() if name.partition("|")[0] in which]
+    tables = []
+    for name in sorted(slices, key=lambda name: (which.index(name.partition("|")[0]), _dose_order(name))):
+        part = own.filter(pl.col("slice") == name)
+        tables.append(
+            {
+                "slice": name.partition("|")[0],
+                "dose": _dose_words(name.partition("|")[2]),
+                "n_items": part["n_items"][0],
+                "metrics": [_METRIC_NAMES[metric] for metric in names],
+                "rows": _table_rows(part, names),
+            }
+        )
+    return tables
+
+
+def _table_rows(part: pl.DataFrame, names: tuple[str, ...]) -> list[Row]:
+    order = {"model": 0, "classical": 1, "trivial": 2}
+    models = sorted(part.select("model", "role").unique().iter_rows(), key=lambda pair: (order[pair[1]], pair[0]))
+    cells = {(row["model"], row["metric"]): row for row in part.iter_rows(named=True)}
+    return [
+        {"model": model, "role": role, "cells": [_cell(cells.get((model, name))) for name in names]}
+        for model, role in models
+    ]
+
+
+def _cell(row: Row | None) -> Row:
+    if row is None:
+        return {"value": "–", "interval": ""}
+    interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+    return {"value": f"{row['value']:.3f}", "interval": interval}
+
+
+def _choose(holdout: pl.DataFrame, predictions: pl.DataFrame, task: str, count: int) -> list[Row]:
+    """Items of all classes in turn, the doses taking turns too; the model's worst item comes first."""
+    rows = holdout.filter(pl.col("task") == task).to_dicts()
+    score = "iou" if task == "segmentation" else "is_correct"
+    own = predictions.filter(pl.col("role") == "model").select("item_id", pl.col(score).cast(pl.Float64).alias("score"))
+    scores = dict(own.iter_rows())
+    rows = [row for row in rows if row["item_id"] in scores]
+    if not rows:
+        return []
+    worst = min(rows, key=lambda row: (scores[row["item_id"]], row["item_id"]))
+    by_class: dict[str, list[str]] = {}
+    for image, name in sorted({(row["image_id"], row["bravais_lattice"]) for row in rows}):
+        by_class.setdefault(name, []).append(image)
+    for images in by_class.values():
+        images.sort(key=lambda image: stable_seed("gallery", image))
+    turns = max(len(images) for images in by_class.values())
+    classes = [name for name in BRAVAIS_LATTICES if name in by_class]
+    order = [by_class[name][turn] for turn in range(turns) for name in classes if turn < len(by_class[name])]
+    doses = sorted({row["mean_detected_e_per_a2"] for row in rows}, key=lambda dose: -(dose or float("inf")))
+    by_key = {(row["image_id"], row["mean_detected_e_per_a2"]): row for row in rows}
+    chosen = [worst]
+    for number, image in enumerate(order):
+        row = by_key.get((image, doses[number % len(doses)]))
+        if row is not None and row is not worst and len(chosen) < count:
+            chosen.append(row)
+    return [{**row, "is_worst": row is worst, "score": scores[row["item_id"]]} for row in chosen]
+
+
+def _by_item(predictions: Mapping[str, pl.DataFrame], items: list[str]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for table in predictions.values():
+        for row in table.filter(pl.col("item_id").is_in(items)).iter_rows(named=True):
+            found.setdefault(row["item_id"], []).append(row)
+    return found
+
+
+def _draw_lattice(row: Row, context: _Context) -> Row:
+    image, pixel = context.reader.image(row), row["pixel_size_angstrom"]
+    answers = context.answers[row["item_id"]]
+    own = next(answer for answer in answers if answer["role"] == "model")
+    vectors = own["lattice_vectors_angstrom"]
+    probabilities = own["probabilities"] or []
+    drawn = [
+        _picture(context, row, "structure", "structure, one cell", _structure(row, context)),
+        _picture(context, row, "image", "image, found cell", pictures.image_picture(image, pixel, vectors)),
+        _picture(
+            context,
+            row,
+            "diffractogram",
+            "diffractogram, found lattice",
+            pictures.diffractogram_picture(image, pixel, vectors),
+        ),
+    ]
+    return {
+        **_head(row),
+        "is_right": own["is_correct"],
+        "pictures": drawn,
+        "facts": [
+            ("label", row["bravais_lattice"]),
+            ("answer", own["lattice"] or "no lattice found"),
+            *[(_name(answer), answer["lattice"] or "none") for answer in answers if answer["role"] != "model"],
+            ("error of the vectors", _picometres(own["vector_error_angstrom"])),
+        ],
+        "bars": [(name, value) for name, value in zip(BRAVAIS_LATTICES, probabilities, strict=False)],
+    }
+
+
+def _draw_segmentation(row: Row, context: _Context) -> Row:
+    image, truth, pixel = context.reader.image(row), context.reader.mask(row), row["pixel_size_angstrom"]
+    answers = context.answers[row["item_id"]]
+    own = next(answer for answer in answers if answer["role"] == "model")
+    drawn = [
+        _picture(context, row, "image", "image", pictures.image_picture(image, pixel)),
+        _picture(context, row, "mask", "true mask", pictures.map_picture(truth, pixel)),
+    ]
+    if context.checkpoint is not None:
+        from atomvision_ml.models.segmenter import segment
+
+        found = segment(image, pixel, context.checkpoint)
+        drawn += [
+            _picture(context, row, "probability", "probability", pictures.map_picture(found.probability, pixel)),
+            _picture(
+                context,
+                row,
+                "overlay",
+                f"corner of {_CUT_ANGSTROM:g} Å: true edge green, found edge and atoms orange",
+                pictures.overlay_picture(image, found.mask, truth, found.atoms, pixel, _CUT_ANGSTROM),
+            ),
+        ]
+    return {
+        **_head(row),
+        "is_right": None,
+        "pictures": drawn,
+        "facts": [
+            ("IoU", f"{own['iou']:.3f}"),
+            *[(f"IoU of {_name(answer)}", f"{answer['iou']:.3f}") for answer in answers if answer["role"] != "model"],
+            (
+                "columns found",
+                f"{own['n_matched']} of {own['n_columns']}, {own['n_found'] - own['n_matched']} invented",
+            ),
+        ],
+        "bars": [],
+    }
+
+
+_DRAW: dict[str, Callable[[Row, _Context], Row]] = {"lattice": _draw_lattice, "segmentation": _draw_segmentation}
+
+
+def _head(row: Row) -> Row:
+    dose = dose_name(row["mean_detected_e_per_a2"])
+    return {
+        "title": row["slab_id"].partition(":")[2] or row["slab_id"],
+        "source": row["source"],
+        "lattice": row["bravais_lattice"],
+        "dose": _dose_words(dose),
+        "pixel": f"{row['pixel_size_angstrom']:g} Å per pixel, field {row['field_angstrom'] / 10:.2f} nm",
+        "item_id": row["item_id"],
+        "is_worst": row["is_worst"],
+    }
+
+
+def _structure(row: Row, context: _Context) -> bytes:
+    known = context.images.get(row["image_id"])
+    atoms = known["atoms"] if known else []
+    return pictures.structure_picture(atoms, row["field_angstrom"], row["lattice_vectors_angstrom"])
+
+
+def _picture(context: _Context, row: Row, kind: str, caption: str, png: bytes) -> Row:
+    name = f"pictures/{stable_seed(row['item_id'], kind):016x}.png"
+    (context.folder / name).write_bytes(png)
+    return {"file": name, "caption": caption, "alt": f"{caption} of {row['slab_id']}"}
+
+
+def _summary(page: Row, metrics: pl.DataFrame, task: str) -> Row:
+    rule = RULES[task]
+    own = metrics.filter((pl.col("task") == task) & (pl.col("slice") == rule.slice) & (pl.col("metric") == rule.metric))
+    return {
+        **page,
+        "picture": page["entries"][min(1, len(page["entries"]) - 1)]["pictures"][-1] if page["entries"] else None,
+        "metric": _METRIC_NAMES[rule.metric],
+        "slice": f"{rule.slice.partition('|')[0]}, {_dose_words(rule.slice.partition('|')[2])}",
+        "rows": _table_rows(own, (rule.metric,)),
+    }
+
+
+def _write(path: Path, template: str, **values: Any) -> None:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    path.write_text(environment.get_template(template).render(**values), encoding="utf-8")
+
+
+def _name(answer: Row) -> str:
+    return str(answer["model_id"]).partition("@")[0].replace("_", " ")
+
+
+def _picometres(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} pm"
+
+
+def _dose_words(dose: str) -> str:
+    return "noiseless" if dose == "clean" else f"{dose} e/Å²"
+
+
+def _dose_order(name: str) -> float:
+    dose = name.partition("|")[2]
+    return 0.0 if dose == "clean" else -float(dose) + 1e9
