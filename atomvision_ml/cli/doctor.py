@@ -62,7 +62,7 @@ def _torch() -> Iterator[Finding]:
 
 def _sources() -> Iterator[Finding]:
     from atomvision_ml.settings import settings
-    from atomvision_ml.structures.sources import locate_source
+    from atomvision_ml.structures.sources.locate import DATABASES, find
 
     folder = settings().sources
     if folder is None:
@@ -76,10 +76,10 @@ def _sources() -> Iterator[Finding]:
             subject="ATOMVISION_SOURCES", state="missing", detail=f"{folder} is not a folder", remedy="correct the path"
         )
         return
-    for source in ("jarvis_dft_2d", "c2db", "twodmatpedia"):
-        path = locate_source(source, folder)
+    for name, database in DATABASES.items():
+        path = find(database, folder)
         yield Finding(
-            subject=source,
+            subject=name,
             state="ok" if path else "note",
             detail=str(path.relative_to(folder)) if path else f"no dump below {folder}",
             remedy="" if path else "put the dump there, or let it be downloaded",

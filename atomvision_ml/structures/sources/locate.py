@@ -46,7 +46,7 @@ DATABASES = {
         Database(
             source="jarvis_dft_2d",
             title="JARVIS-DFT 2D",
-            pattern=re.compile(rf"(?:jarvis_)?(?:dft_2d|d2-\d)[\w-]*(?:\.json{_COMPRESSED}|\.zip)", re.I),
+            pattern=re.compile(rf"(?:jarvis_|j)?(?:dft_2d|d2-\d)[\w-]*(?:\.json{_COMPRESSED}|\.zip)", re.I),
             hint="jarvis",
             address="https://ndownloader.figshare.com/files/38521268",
             file_name="dft_2d.json.zip",
