@@ -104,7 +104,7 @@ class Work:
         self.key = context.asset_key.to_user_string()
         self.partition: str | None = context.partition_key if context.has_partition_key else None
         self.inputs: dict[str, str] = {}
-        self._declared = {dep.to_user_string() for dep in context.assets_def.asset_deps[context.asset_key]}
+        self.declared = {dep.to_user_string() for dep in context.assets_def.asset_deps[context.asset_key]}
         self._code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
         self._parameters: dict[str, Any] = {}
         self._scratch: Path | None = None
@@ -124,9 +124,9 @@ class Work:
         Raises:
             PermanentFailure: the key is not among the asset's deps, or nothing is published under it yet.
         """
-        if key not in self._declared:
+        if key not in self.declared:
             raise PermanentFailure(f"{self.name} reads {key}, which is not among its deps: declare it")
-        with permanent_failures(f"{self.name} cannot read {key}; materialise that first"):
+        with permanent_failures(f"{self.name} cannot read its input"):
             for name in self._published_partitions(key, partition):
                 facts = self.lake.facts(key, name)
                 self.inputs[key if name is None else f"{key}/{name}"] = facts.data_version
@@ -134,10 +134,21 @@ class Work:
 
     def scan_published(self) -> set[str]:
         """Record every input that is published, for an asset that works on all of them; the published keys."""
-        published = {key for key in self._declared if self._published_partitions(key, None, is_needed=False)}
+        published = {key for key in self.declared if self._published_partitions(key, None, is_needed=False)}
         for key in sorted(published):
             self.scan(key)
         return published
+
+    @property
+    def data_version(self) -> str:
+        """The data version that this work's product will have; only of a work with inputs, while it is made."""
+        from atomvision_ml.storage.lake import Version
+
+        if not self.inputs:
+            raise LookupError(f"{self.name} is a root: its data version is the hash of a content not made yet")
+        return Version(code_version=self._code_version, parameters=self._parameters, inputs=self.inputs).data_version(
+            ""
+        )
 
     def former(self) -> pl.DataFrame | None:
         """This asset's own present value, or None."""

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -18,13 +18,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import dagster as dg
 import typer
+from dagster._core.errors import DagsterHomeNotSetError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from atomvision_assets.declare import asset_key_of
 from atomvision_assets.store import SKIP_UNCHANGED_TAG, Store
 from atomvision_ml.schemas.vocabulary import SOURCES
 from atomvision_ml.settings import settings
+from atomvision_ml.storage.keys import CATALOG_WAREHOUSE
 from dagster_project import jobs
 from dagster_project.definitions import build_definitions
 
@@ -33,7 +36,12 @@ if TYPE_CHECKING:
 
 PROCESS_TAG = "atomvision/process"
 """Host and process id of the terminal that a run lives in: how a killed one is recognised afterwards."""
+TAKES_WHAT_THERE_IS = asset_key_of(CATALOG_WAREHOUSE)
+"""Its views are of what is published, whatever failed."""
 INTERRUPTED_EXIT_CODE = 130
+MESSAGE_LIMIT = 500
+LINE_EVERY_S = 20.0
+"""How often progress is said where there is no terminal whose status line could show it."""
 
 
 class Size(StrEnum):
@@ -99,11 +107,15 @@ class Runner:
         definitions: dg.Definitions,
         instance: dg.DagsterInstance,
         size: Size,
+        *,
         is_forced: bool = False,
+        config: Mapping[str, Mapping[str, Any]] | None = None,
     ):
+        """Nothing runs yet; ``config`` holds parameters by asset key that differ from the defaults."""
         self.definitions = definitions
         self.instance = instance
         self.size = size
+        self.config = config or {}
         self.outcomes: dict[Step, Outcome] = {}
         self._tags = {PROCESS_TAG: _process()} | ({} if is_forced else {SKIP_UNCHANGED_TAG: "true"})
 
@@ -117,13 +129,15 @@ class Runner:
         return outcome
 
     def _blocker(self, step: Step) -> str | None:
-        """A step upstream that failed; a fan-in over partitions takes what there is."""
-        graph = self.definitions.resolve_asset_graph()
-        upstream = graph.get(step.key).parent_keys
-        for other, outcome in self.outcomes.items():
-            is_needed = other.key in upstream and other.partition in (None, step.partition)
-            if is_needed and outcome.state in (State.FAILED, State.BLOCKED):
-                return other.name
+        """A step upstream that failed. A fan-in over partitions goes on while one of them is well."""
+        if step.key == TAKES_WHAT_THERE_IS:
+            return None
+        for key in self.definitions.resolve_asset_graph().get(step.key).parent_keys:
+            tried = {other: outcome for other, outcome in self.outcomes.items() if other.key == key}
+            same = {other: outcome for other, outcome in tried.items() if other.partition == step.partition}
+            relevant = same or tried
+            if relevant and all(outcome.state in (State.FAILED, State.BLOCKED) for outcome in relevant.values()):
+                return next(iter(relevant)).name
         return None
 
     def _execute(self, step: Step) -> Outcome:
@@ -145,25 +159,36 @@ class Runner:
         return Outcome(state, seconds, n_rows=int(str(event.metadata["dagster/row_count"].value)))
 
     def _run_config(self, job: dg.JobDefinition, step: Step) -> dict[str, Any]:
-        config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         node = "__".join(step.key.path)
-        fields = getattr(job.get_node_named(node).definition.config_field.config_type, "fields", {})  # type: ignore[union-attr]
-        if "config" in fields or "size" in fields:
-            config["ops"] = {node: {"config": {"size": self.size.value}}} if "size" in fields else {}
-        return config
+        chosen = dict(self.config.get(step.key.to_user_string(), {}))
+        if "size" in _config_fields(job, node):
+            chosen["size"] = self.size.value
+        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        return {**quiet, "ops": {node: {"config": chosen}}} if chosen else quiet
+
+
+def _config_fields(job: dg.JobDefinition, node: str) -> set[str]:
+    """Names of the parameters that an asset takes."""
+    schema = job.get_node_named(node).definition.config_field
+    return set(getattr(schema.config_type, "fields", {})) if schema is not None else set()
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> str:
-    """Why it failed, in the words of the failure."""
+    """Why it failed, in the words of the failure; the whole of it is in the UI."""
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
             if data.user_failure_data is not None and data.user_failure_data.description:
-                return data.user_failure_data.description
+                return _shortened(data.user_failure_data.description)
             if data.error is not None:
                 cause = data.error.cause or data.error
-                return cause.message.strip()
+                return _shortened(cause.message)
     return "the run did not start; see the Dagster UI"
+
+
+def _shortened(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= MESSAGE_LIMIT else f"{words[:MESSAGE_LIMIT]} …"
 
 
 def _process() -> str:
@@ -233,7 +258,8 @@ class Page:
         from atomvision_ml.catalog.warehouse import snapshot
 
         with snapshot(lake) as connection:
-            self.console.print(_leaderboard(connection.execute(_LEADERBOARD).fetchall()))
+            if rows := connection.execute(_LEADERBOARD).fetchall():
+                self.console.print(_leaderboard(rows))
         for path in _gallery(lake):
             self.console.print(f"Pictures: {path}", soft_wrap=True)
         self.console.print(_NEXT, soft_wrap=True, highlight=False)
@@ -251,13 +277,15 @@ class _ProgressHandler(logging.Handler):
     def __init__(self, console: Console, status: Any):
         super().__init__(logging.INFO)
         self._console, self._status = console, status
+        self._said_at = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one message."""
         if self._console.is_terminal:
             self._status.update(record.getMessage())
-        else:
-            self._console.print(f"  {record.getMessage()}")
+        elif time.monotonic() - self._said_at >= LINE_EVERY_S:
+            self._said_at = time.monotonic()
+            self._console.print(f"  {record.getMessage()}", soft_wrap=True)
 
 
 _LEADERBOARD = """
@@ -302,13 +330,13 @@ def run(size: Size, is_forced: bool, console: Console) -> int:
     started = time.monotonic()
     try:
         instance = dg.DagsterInstance.get()
-    except dg.DagsterInvariantViolationError as error:
+    except DagsterHomeNotSetError as error:
         console.print(f"{error}\nSet DAGSTER_HOME to a folder with a dagster.yaml, or use make.", soft_wrap=True)
         return 2
     with instance:
         if ended := end_killed_runs(instance):
             console.print(f"{ended} run(s) of a killed terminal are now marked as failed")
-        runner = Runner(definitions, instance, size, is_forced)
+        runner = Runner(definitions, instance, size, is_forced=is_forced)
         sources = SOURCES if size is Size.full else ("prototypes",)
         try:
             for step in plan(definitions, sources):

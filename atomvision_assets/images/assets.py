@@ -24,7 +24,7 @@ class StemConfig(dg.Config, StemParameters):
 )
 def stem(context: dg.AssetExecutionContext, store: Store, config: StemConfig) -> dg.MaterializeResult:
     """Render every accepted slab of one database; an interrupted run resumes."""
-    from atomvision_ml.images.stem_set import write_stem_set
+    from atomvision_ml.images.stem_set import with_blob, write_stem_set
 
     work = store.begin(context)
     slabs = work.scan(STRUCTURES_SLABS, context.partition_key)
@@ -34,9 +34,6 @@ def stem(context: dg.AssetExecutionContext, store: Store, config: StemConfig) ->
         accepted = slabs.collect()
         folder = work.scratch() / "stem"
         rows = write_stem_set(accepted, folder, parameters, source=context.partition_key, progress=work.progress)
-        audits = checks.audit_stem(rows, accepted, folder, parameters)
-        preview = checks.contact_sheet(folder, rows)
-        blob = work.lake.put_blob(folder)
-        return Product([{**row, "blob": blob} for row in rows], audits=audits, preview_png=preview)
+        return Product(with_blob(rows, work.lake.put_blob(folder)))
 
     return work.publish(make, parameters=parameters.model_dump())

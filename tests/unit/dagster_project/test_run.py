@@ -1,0 +1,164 @@
+"""Order, blocking and resumption of the runner behind `make demo` and `make full`."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from rich.console import Console
+
+from atomvision_assets.declare import asset_key_of
+from atomvision_assets.store import Store
+from atomvision_ml.schemas.tables import TABLES
+from atomvision_ml.schemas.vocabulary import SOURCES, TASKS
+from atomvision_ml.settings import Settings
+from dagster_project.definitions import build_definitions
+from dagster_project.run import PROCESS_TAG, Outcome, Page, Runner, Size, State, Step, end_killed_runs, plan
+
+ROOT_FOLDER = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def definitions(tmp_path_factory: pytest.TempPathFactory) -> dg.Definitions:
+    return build_definitions(Settings(root="unused"), Store(root=str(tmp_path_factory.mktemp("root"))))
+
+
+@pytest.fixture
+def runner(definitions: dg.Definitions) -> Iterator[Runner]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Runner(definitions, instance, Size.demo)
+
+
+def step(key: str, partition: str | None = None, job: str = "refresh_structures") -> Step:
+    return Step(job, asset_key_of(key), partition)
+
+
+@pytest.mark.parametrize("sources", [SOURCES, ("prototypes",)])
+def test_plan_has_every_asset_after_its_inputs(definitions: dg.Definitions, sources: tuple[str, ...]) -> None:
+    steps = plan(definitions, sources)
+    assert {s.key.to_user_string() for s in steps} == set(TABLES)
+    assert {s.partition for s in steps if s.job == "refresh_structures"} == set(sources)
+    assert {s.partition for s in steps if s.job == "refresh_training_sets"} == set(TASKS)
+    graph, seen = definitions.resolve_asset_graph(), set()
+    for s in steps:
+        assert graph.get(s.key).parent_keys <= seen | {s.key}, s.name
+        seen.add(s.key)
+
+
+def test_step_without_inputs_fails_and_says_what_to_do(runner: Runner) -> None:
+    outcome = runner.run(step("structures/slabs", "c2db"))
+    assert outcome.state is State.FAILED
+    assert "structures/records[c2db] is not published" in outcome.message
+    assert "materialise" in outcome.message
+
+
+def test_failed_partition_blocks_only_itself(runner: Runner) -> None:
+    runner.outcomes = {
+        step("structures/slabs", "c2db"): Outcome(State.FAILED),
+        step("structures/slabs", "prototypes"): Outcome(State.DONE),
+    }
+    blocked = runner.run(step("images/stem", "c2db"))
+    assert (blocked.state, blocked.message) == (State.BLOCKED, "needs structures/slabs[c2db]")
+    assert runner._blocker(step("images/stem", "prototypes")) is None
+    assert runner._blocker(step("structures/materials", job="refresh_materials")) is None
+
+
+def test_fan_in_is_blocked_when_every_partition_failed(runner: Runner) -> None:
+    runner.outcomes = {step("structures/slabs", source): Outcome(State.BLOCKED) for source in SOURCES}
+    assert runner._blocker(step("structures/materials", job="refresh_materials")) is not None
+
+
+def test_warehouse_is_built_whatever_failed(runner: Runner) -> None:
+    runner.outcomes = {step("structures/slabs", "prototypes"): Outcome(State.FAILED)}
+    assert runner.run(step("catalog/warehouse", job="refresh_models")).state is State.DONE
+
+
+def test_size_reaches_the_models_and_nothing_else(definitions: dg.Definitions, runner: Runner) -> None:
+    runner.size = Size.full
+    sized = set()
+    for s in plan(definitions, ("prototypes",)):
+        config = runner._run_config(definitions.resolve_job_def(s.job), s)
+        if "ops" in config:
+            assert list(config["ops"].values()) == [{"config": {"size": "full"}}]
+            sized.add(s.key.to_user_string())
+    assert sized == {"models/lattice_finder", "models/segmenter"}
+
+
+def test_killed_terminal_is_recognised_and_a_living_one_left_alone() -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with dg.DagsterInstance.ephemeral() as instance:
+        runs = {}
+        for name, process in (("dead", dead.pid), ("alive", os.getpid())):
+            tags = {PROCESS_TAG: f"{socket.gethostname()}:{process}"}
+            run = dg.DagsterRun(job_name="job", tags=tags, status=dg.DagsterRunStatus.STARTED)
+            runs[name] = instance.add_run(run).run_id
+        other = dg.DagsterRun(job_name="job", status=dg.DagsterRunStatus.STARTED)
+        runs["of the daemon"] = instance.add_run(other).run_id
+        assert end_killed_runs(instance) == 1
+        status = {name: instance.get_run_by_id(run_id).status for name, run_id in runs.items()}
+    assert status == {
+        "dead": dg.DagsterRunStatus.FAILURE,
+        "alive": dg.DagsterRunStatus.STARTED,
+        "of the daemon": dg.DagsterRunStatus.STARTED,
+    }
+
+
+def test_page_shows_each_outcome_on_one_line() -> None:
+    out = io.StringIO()
+    page = Page(Console(file=out, width=60))
+    page.outcome(step("images/stem", "prototypes"), Outcome(State.DONE, 1.25, 189))
+    page.outcome(step("images/stem", "c2db"), Outcome(State.FAILED, 1.0, message="no such file: " + "x" * 80))
+    page.outcome(step("images/stem", "c2db"), Outcome(State.UNCHANGED, 0.1, 3))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 3
+    assert "images/stem[prototypes]" in lines[0]
+    assert "1.2 s" in lines[0]
+    assert "189 rows" in lines[0]
+    assert "x" * 80 in lines[1]
+    assert "unchanged" in lines[2]
+
+
+def test_home_that_is_not_set_is_explained(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    command = [sys.executable, "-m", "dagster_project.run", "demo"]
+    done = subprocess.run(
+        command, env=env | {"ATOMVISION_ROOT": str(tmp_path)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert "DAGSTER_HOME" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupted_demo_stops_cleanly_and_goes_on_from_there(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    env = os.environ | {"DAGSTER_HOME": str(home), "ATOMVISION_ROOT": str(tmp_path / "root"), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "dagster_project.run", "demo"]
+    process = subprocess.Popen(
+        command, cwd=ROOT_FOLDER, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    said = ""
+    while "structures/records" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    said += process.communicate(timeout=120)[0]
+    assert process.returncode == 130, said
+    assert "goes on from here" in said
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        statuses = {run.status for run in instance.get_runs()}
+    assert dg.DagsterRunStatus.STARTED not in statuses
