@@ -34,7 +34,7 @@ class MatchParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strain: float = Field(default=0.06, gt=0, lt=0.3, description="Largest in-plane principal strain (fraction).")
+    strain: float = Field(default=0.08, gt=0, lt=0.3, description="Largest in-plane principal strain (fraction).")
     displacement_angstrom: float = Field(
         default=0.4, gt=0, description="Largest displacement of an atom after strain, shift and mirror, Å."
     )
@@ -150,11 +150,10 @@ def _overlay(
 
 
 def is_same_crystal(first: Row, second: Row, parameters: MatchParameters | None = None) -> bool:
-    """Whether two accepted rows of ``structures/slabs`` hold the same crystal; formula and space group are not asked."""
+    """Whether two accepted rows of ``structures/slabs`` hold the same crystal; the space groups are not compared."""
     limits = parameters or MatchParameters()
-    return (
-        largest_displacement(layer_of(first, limits), layer_of(second, limits), limits) <= limits.displacement_angstrom
-    )
+    found = largest_displacement(layer_of(first, limits), layer_of(second, limits), limits)
+    return found <= limits.displacement_angstrom
 
 
 def material_rows(slabs: pl.DataFrame, records: pl.DataFrame, parameters: MatchParameters | None = None) -> list[Row]:

@@ -120,6 +120,11 @@ def _wrapped(fractional: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(fractional % 1.0 % 1.0)
 
 
+def _reach(cell: NDArray[np.float64], tolerance: float) -> float:
+    """Largest difference of a fractional coordinate between two points closer than the tolerance (Å)."""
+    return min(0.499, (1 + 1e-9) * tolerance * float(np.linalg.norm(np.linalg.inv(cell), axis=0).max()))
+
+
 def _prime_factors(number: int) -> Iterator[int]:
     divisor = 2
     while divisor * divisor <= number:
@@ -152,7 +157,7 @@ def _best_translation(
     matcher = _Matcher(numbers, fractional, cell, tolerance)
     best: tuple[float, int, NDArray[np.float64], NDArray[np.int64]] | None = None
     for order in _prime_factors(divisor):
-        for translation in matcher.plausible(_candidates(order, len(cell))):
+        for translation in matcher.plausible(order):
             match = matcher.match(translation, order)
             if match is not None and (best is None or match[0] < best[0]):
                 best = (match[0], order, translation, match[1])
@@ -171,17 +176,21 @@ class _Matcher:
         self._fractional = fractional
         self._cell = cell
         self._tolerance = tolerance
-        self._reach = min(0.499, tolerance * float(np.linalg.norm(np.linalg.inv(cell), axis=0).max()))
+        self._reach = _reach(cell, tolerance)
         self._tree = cKDTree(fractional, boxsize=1.0)
 
-    def plausible(self, translations: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
-        """Those translations that carry one atom of the rarest element onto another of it."""
+    def plausible(self, order: int) -> NDArray[np.float64]:
+        """Those candidates of which a few multiples carry one atom of the rarest element near another of it."""
+        from scipy.spatial import cKDTree
+
         elements, counts = np.unique(self._numbers, return_counts=True)
-        rare = np.flatnonzero(self._numbers == elements[counts.argmin()])
-        moved = self._fractional[rare[0]] + translations
-        misses = moved[:, None] - self._fractional[rare]
-        distances = np.linalg.norm((misses - np.round(misses)) @ self._cell, axis=2)
-        yield from translations[distances.min(axis=1) <= self._tolerance]
+        rare = self._fractional[self._numbers == elements[counts.argmin()]]
+        tree = cKDTree(rare, boxsize=1.0)
+        candidates = _candidates(order, len(self._cell))
+        for multiple in sorted({1, 2, 3, order // 3, order // 2} - {0}):
+            misses = tree.query(_wrapped(rare[0] + multiple * candidates), p=np.inf)[0]
+            candidates = candidates[misses <= self._reach]
+        return candidates
 
     def match(self, translation: NDArray[np.float64], order: int) -> tuple[float, NDArray[np.int64]] | None:
         """Largest misfit (Å) over the multiples of the translation, and the partners (n,); None if one has none."""
@@ -202,7 +211,7 @@ class _Matcher:
 
     def _partners(self, translation: NDArray[np.float64]) -> NDArray[np.int64] | None:
         moved = _wrapped(self._fractional + translation)
-        nearest = self._tree.query(moved, p=np.inf, distance_upper_bound=self._reach * (1 + 1e-9))[1]
+        nearest = self._tree.query(moved, p=np.inf, distance_upper_bound=self._reach)[1]
         if (nearest == len(moved)).any():
             return None
         is_simple = len(np.unique(nearest)) == len(nearest) and (self._numbers[nearest] == self._numbers).all()
@@ -215,7 +224,7 @@ class _Matcher:
         from scipy.sparse import coo_matrix
         from scipy.sparse.csgraph import maximum_bipartite_matching
 
-        hits = self._tree.query_ball_point(moved, self._reach * (1 + 1e-9), p=np.inf)
+        hits = self._tree.query_ball_point(moved, self._reach, p=np.inf)
         source = np.repeat(np.arange(len(moved)), [len(hit) for hit in hits])
         target = np.array([index for hit in hits for index in hit], np.int64)
         miss = moved[source] - self._fractional[target]
@@ -255,7 +264,8 @@ def _finer_cell(cell: NDArray[np.float64], translation: NDArray[np.float64], ord
     """Reduced cell of the lattice with the translation added."""
     i, j = np.round(translation[:2] * order).astype(int)
     basis = np.eye(len(cell))
-    basis[:2, :2] = [[0, 1 / order], [1, 0]] if i == 0 else [[1 / order, j / order], [0, 1]]
+    basis[0, :2] = i / order, j / order
+    basis[1, :2] = (1, 0) if i == 0 else (0, 1)
     return _in_plane_reduced(basis @ cell)
 
 
@@ -270,7 +280,7 @@ def columns(projection: PrimitiveProjection) -> tuple[NDArray[np.float64], NDArr
 
     inverse = np.linalg.inv(projection.cell_angstrom)
     fractional = _wrapped(projection.positions_angstrom @ inverse)
-    reach = min(0.499, MATCHING_TOLERANCE_ANGSTROM * float(np.linalg.norm(inverse, axis=0).max()))
+    reach = _reach(projection.cell_angstrom, MATCHING_TOLERANCE_ANGSTROM)
     pairs = cKDTree(fractional, boxsize=1.0).query_pairs(reach, p=np.inf, output_type="ndarray")
     miss = fractional[pairs[:, 0]] - fractional[pairs[:, 1]]
     near = np.linalg.norm((miss - np.round(miss)) @ projection.cell_angstrom, axis=1) <= MATCHING_TOLERANCE_ANGSTROM

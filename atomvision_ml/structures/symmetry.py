@@ -85,7 +85,7 @@ def plane_group(projection: PrimitiveProjection) -> str:
     cell = np.zeros((3, 3))
     cell[:2, :2] = projection.cell_angstrom
     cell[2, 2] = 10.0 + 2 * np.abs(projection.cell_angstrom).sum()
-    layer = (cell, np.column_stack([centres, np.zeros(len(centres))]), types + 1)
+    layer: Any = (cell, np.column_stack([centres, np.zeros(len(centres))]), types + 1)
     number = int(_search("plane group", lambda symprec: spglib.get_symmetry_dataset(layer, symprec=symprec)).number)
     if number not in PLANE_GROUPS:
         raise SymmetryError(f"space group {number} of the projected columns is that of no plane group")
@@ -101,9 +101,8 @@ def crystal_family(group: str) -> str:
     return "monoclinic" if group in ("p1", "p2") else "orthorhombic"
 
 
-def _fractional(
-    numbers: NDArray[np.int32], positions: NDArray[np.float64], cell: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
+def _fractional(numbers: NDArray[np.int32], positions: NDArray[np.float64], cell: NDArray[np.float64]) -> Any:
+    """The cell as spglib takes it; its annotations ask for sequences, its code for arrays."""
     return cell, positions @ np.linalg.inv(cell), numbers
 
 
