@@ -236,10 +236,13 @@ def plane_operations(specimen: Specimen) -> list[tuple[np.ndarray, np.ndarray]]:
     return list(operations.values())
 
 
-def symmetry_deviation(specimen: Specimen, image: np.ndarray, n_points: int = 256, seed: int = 0) -> float | None:
+def symmetry_deviation(
+    specimen: Specimen, image: np.ndarray, n_points: int = 256, seed: int = 0, margin_px: int = 10
+) -> float | None:
     """Largest deviation between an image's values at points that the plane group makes equal.
 
-    Lattice translations count as operations too. Values between pixels come from a quintic spline.
+    Lattice translations count as operations too. Values between pixels come from a quintic spline;
+    a margin is left out.
 
     Returns:
         The deviation relative to the image's maximum, or None if no operation maps enough points into the field.
@@ -247,7 +250,7 @@ def symmetry_deviation(specimen: Specimen, image: np.ndarray, n_points: int = 25
     from scipy.ndimage import map_coordinates, spline_filter
 
     px, random = specimen.view.pixel_size_angstrom, np.random.default_rng(seed)
-    margin = 10
+    margin = margin_px
     if min(image.shape) <= 2 * margin + 2:
         return None
     spline = spline_filter(np.asarray(image, float), order=5)
@@ -314,7 +317,7 @@ def _relative(deviation: float, scale: float) -> float:
 
 
 def audit_stem_set(
-    folder: str | Path, rows: pa.Table | pl.DataFrame, slabs: pl.DataFrame, *, max_images: int = 128, seed: int = 0
+    folder: str | Path, rows: pa.Table | pl.DataFrame, slabs: pl.DataFrame, *, max_images: int = 64, seed: int = 0
 ) -> list[AuditResult]:
     """All audits of a set that is about to be published.
 

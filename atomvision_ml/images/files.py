@@ -136,6 +136,20 @@ def write_image(path: str | Path, image: np.ndarray, pixel_size_angstrom: float)
         raise ImageFileError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def read_pixel_size(path: str | Path) -> float | None:
+    """Pixel size in Å of a TIFF file written by :func:`write_image`; None if the file does not tell."""
+    if Path(path).suffix.lower() not in (".tif", ".tiff"):
+        return None
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            told = json.loads(file.pages[0].description).get("pixel_size_angstrom")
+    except (tifffile.TiffFileError, OSError, ValueError, AttributeError):
+        return None
+    return float(told) if isinstance(told, int | float) and told > 0 else None
+
+
 def eight_bit(image: np.ndarray) -> np.ndarray:
     """uint8 [y, x], scaled from the image's minimum (0) to its maximum (255); a constant image is 0."""
     pixels = np.asarray(image, float)
