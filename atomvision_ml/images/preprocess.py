@@ -13,14 +13,16 @@ _VIGNETTING = 0.10
 def detrend(image: ArrayLike) -> NDArray[np.float64]:
     """Remove a smooth background and, where the contrast itself varies over the field, that variation.
 
-    The background is a polynomial of degree 2 in x and y by least squares. What remains is divided by the square root of a
-    degree-2 polynomial fit to its local mean square (vignetting, thickness) if that fit varies by more than 10 % (rms).
+    The background is a polynomial of degree 2 in x and y by least squares. What remains is divided by the square root
+    of a degree-2 polynomial fit to its local mean square (vignetting, thickness) if that fit varies by more than 10 %
+    (rms).
 
     Args:
         image: [y, x], finite.
 
     Returns:
-        [y, x] float64 with zero mean, in the image's units (contrast scaled to its mean where vignetting was removed).
+        [y, x] float64 with zero mean, in the image's units (contrast scaled to its mean where vignetting was
+        removed).
 
     Raises:
         ValueError: the image is not two-dimensional, has a side below 4, or has values that are not finite.
@@ -42,7 +44,8 @@ def detrend(image: ArrayLike) -> NDArray[np.float64]:
 
 
 def smooth_part(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least-squares polynomial of total degree 2 in x and y: the part of an image that :func:`detrend` calls background.
+    """Least-squares polynomial of total degree 2 in x and y: the part of an image that :func:`detrend` calls
+    background.
 
     Args:
         values: [y, x], finite, sides of at least 4.

@@ -1,27 +1,37 @@
 """The classical lattice finder: Bravais class and lattice vectors of an atomic-resolution image, without training.
 
-Belongs here: the sequence of steps and what is public. The steps themselves are in the ``lattice_*`` modules beside.
+Belongs here: what is public, and the sequence of steps. The steps themselves are in the ``lattice_*`` modules beside:
+peaks of the power spectrum (the transform of the autocorrelation), lattices that explain them, least squares of all
+harmonics, evidence for superlattices, class probabilities.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomvision_ml.images.preprocess import detrend, smooth_part
-from atomvision_ml.models.lattice_evidence import log_bayes_factor, off_lattice, sublattice_matrices
-from atomvision_ml.models.lattice_harmonics import HarmonicFit, RefinedBasis, harmonic_indices, refine_basis
-from atomvision_ml.models.lattice_spectrum import Peaks, Spectrum, power_spectrum, significant_peaks
-from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
-from atomvision_ml.structures.lattice import class_strains, reduce_cell
+from atomvision_ml.images.preprocess import detrend
+from atomvision_ml.models.lattice_classes import class_probabilities, mix
+from atomvision_ml.models.lattice_harmonics import RefinedBasis
+from atomvision_ml.models.lattice_peaks import candidate_lattices
+from atomvision_ml.models.lattice_search import LatticeSearch
+from atomvision_ml.models.lattice_spectrum import Peaks, power_spectrum, significant_peaks
+from atomvision_ml.structures.lattice import CLASS_TOLERANCE, reduce_cell
 
 Array = NDArray[np.float64]
 
 MODEL_NAME = "lattice_finder"
+
+_SMALLEST_SIDE_PX = 24
+_LONGEST_PERIOD = 1 / 1.6
+"""Longest period looked for, as a fraction of the field."""
+
+_BINNED_FREQUENCY = 0.33
+"""Images are binned while all reflections stay below this frequency (cycles per binned pixel)."""
 
 
 class NoLatticeError(ValueError):
@@ -33,260 +43,167 @@ class LatticeFinderParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    class_tolerance: float = Field(default=0.003, gt=0, description="Symmetrising strain within which a cell is in a class.")
+    class_tolerance: float = Field(
+        default=CLASS_TOLERANCE,
+        gt=0,
+        lt=0.1,
+        description="Symmetrising strain (fraction) within which a cell is in a class.",
+    )
+    peak_threshold: float = Field(
+        default=18.0, gt=1, description="Power over noise of a significant reflection; exp(-18) per sample."
+    )
     relative_floor: float = Field(
-        default=1e-3, gt=0, lt=1, description="Amplitude, relative to the strongest reflection, below which nothing is believed."
+        default=1e-3,
+        gt=0,
+        lt=1,
+        description="Amplitude over that of the strongest reflection that counts as noise even if noise-free.",
     )
     minimum_evidence: float = Field(
-        default=5.0, ge=0, description="Log Bayes factor, over the prior of the index, that accepts a superlattice."
+        default=5.0, ge=0, description="Log Bayes factor, less the penalty of its index, that a superlattice needs."
     )
-    largest_index: int = Field(default=6, ge=2, le=12, description="Largest index of a superlattice tested for weak reflections.")
-    most_harmonics: int = Field(default=320, ge=8, description="Most harmonics (half plane) in the least-squares fit.")
-    displacement_tolerance_angstrom: float = Field(default=0.004, ge=0)
+    minimum_agreement: float = Field(
+        default=3.0, description="Log odds, beyond the two peaks that span it, that a lattice of peaks needs."
+    )
+    largest_index: int = Field(default=6, ge=2, le=12, description="Largest index of a superlattice that is tested.")
+    most_harmonics: int = Field(default=400, ge=8, description="Most harmonics (of a half plane) in the fit.")
 
 
 @dataclass(frozen=True)
 class LatticeResult:
-    """What the finder says of one image."""
+    """What the finder says of one image.
+
+    Attributes:
+        lattice: The most probable Bravais class.
+        probabilities: Class name to probability, summing to 1.
+        lattice_vectors_angstrom: (2, 2) rows (x, y), reduced, right-handed in (x, y), |a| ≤ |b|, primitive; x =
+        column ×
+            pixel size, y = row × pixel size.
+        uncertainties_angstrom: (2, 2) standard uncertainties of the components; the pixel size counts as exact.
+        model: Name of the model.
+    """
 
     lattice: str
     probabilities: dict[str, float]
     lattice_vectors_angstrom: Array
     uncertainties_angstrom: Array
     model: str = MODEL_NAME
-    diagnostics: dict[str, float] = field(default_factory=dict)
 
 
-DEBUG = None
+def find_lattice(
+    image: ArrayLike, pixel_size_angstrom: float, parameters: LatticeFinderParameters | None = None
+) -> LatticeResult:
+    """Bravais class and lattice vectors of an image of one crystal; nothing need be known of the structure.
 
+    Smooth background and vignetting are removed first. The reflections above the noise of the power spectrum give
+    candidate lattices, whose bases are refined by least squares of all harmonics; a superlattice is accepted if the
+    whitened residual holds enough evidence for its reflections. The class is that of the cell within the strain
+    tolerance.
 
-def find_lattice(image: ArrayLike, pixel_size_angstrom: float, parameters: LatticeFinderParameters | None = None) -> LatticeResult:
-    """..."""
+    Args:
+        image: [y, x], finite, any unit; at least 24 pixels and about two periods along each side.
+        pixel_size_angstrom: Edge of the square pixels, Å.
+        parameters: How to decide; None for the defaults.
+
+    Returns:
+        Class with probabilities, primitive vectors with standard uncertainties.
+
+    Raises:
+        NoLatticeError: the image is constant, too small, or shows no lattice.
+        ValueError: the image is not [y, x] or not finite, or the pixel size is not positive.
+    """
     parameters = parameters or LatticeFinderParameters()
-    values = _checked(image, pixel_size_angstrom)
-    spectrum = power_spectrum(values, is_windowed=True)
-    peaks = _peaks(spectrum, parameters)
+    values = _prepared(image, pixel_size_angstrom)
+    peaks = _reflections(values, parameters)
     values, factor = _binned(values, peaks)
-    basis = _base_lattice(peaks.frequencies * factor, peaks, min(values.shape))
-    reach = float(np.linalg.norm(peaks.frequencies, axis=1).max()) * factor * 1.05 + 1 / min(values.shape)
-    search = _Search(values, reach, pixel_size_angstrom * factor, parameters)
-    refined = search.run(basis)
-    return _result(refined, search, pixel_size_angstrom * factor, parameters)
+    size = min(values.shape)
+    frequencies = peaks.frequencies * factor
+    search = LatticeSearch(
+        values,
+        min(0.5, 1.2 * float(np.linalg.norm(frequencies, axis=1).max()) + 1 / size),
+        relative_floor=parameters.relative_floor,
+        minimum_evidence=parameters.minimum_evidence,
+        largest_index=parameters.largest_index,
+        most_harmonics=parameters.most_harmonics,
+    )
+    try:
+        refined = search.run([basis / size for basis in _candidates(frequencies * size, parameters)])
+        return _result(refined, search.alternatives, pixel_size_angstrom * factor, parameters.class_tolerance)
+    except np.linalg.LinAlgError as error:
+        raise NoLatticeError(f"the reflections cannot be told apart; give a larger field ({error})") from error
 
 
-def _checked(image, pixel_size_angstrom):
+def _prepared(image: ArrayLike, pixel_size_angstrom: float) -> Array:
+    """Checked and detrended image of unit variance."""
     values = np.asarray(image)
     if values.ndim != 2:
-        raise ValueError(f"an image is [y, x]; got shape {values.shape} (convert colour to grey first)")
+        raise ValueError(
+            f"an image is [y, x]; got shape {values.shape} (make one grey image of colours or stacks first)"
+        )
     if not (math.isfinite(pixel_size_angstrom) and pixel_size_angstrom > 0):
-        raise ValueError(f"pixel_size_angstrom must be positive; got {pixel_size_angstrom}")
-    if min(values.shape) < 24:
-        raise NoLatticeError(f"the field of {values.shape[1]} × {values.shape[0]} pixels is too small; give at least 24 × 24")
-    values = detrend(values)
-    scale = values.std()
-    if not scale > 1e-12 * max(1e-300, np.abs(np.asarray(image)).max()):
-        raise NoLatticeError("the image is constant")
-    return values / scale
+        raise ValueError(f"pixel_size_angstrom must be a positive number; got {pixel_size_angstrom}")
+    if min(values.shape) < _SMALLEST_SIDE_PX:
+        height, width = values.shape
+        raise NoLatticeError(
+            f"the field of {width} x {height} pixels is too small; give at least {_SMALLEST_SIDE_PX} on each side"
+        )
+    flat = detrend(values)
+    scale = float(flat.std())
+    if scale <= 1e-9 * float(np.abs(values).max()):
+        raise NoLatticeError("the image is constant up to a smooth background")
+    return flat / scale
 
 
-def _peaks(spectrum: Spectrum, parameters) -> Peaks:
-    peaks = significant_peaks(spectrum, threshold=18.0, floor=0.0, most=64)
-    far = np.linalg.norm(peaks.frequencies, axis=1) * min(spectrum.field) > 1.6
-    peaks = Peaks(peaks.frequencies[far], peaks.power[far], peaks.snr[far])
+def _reflections(values: Array, parameters: LatticeFinderParameters) -> Peaks:
+    """Peaks of the power spectrum above the noise and within reach of the strongest."""
+    spectrum = power_spectrum(values, is_windowed=True)
+    peaks = significant_peaks(spectrum, threshold=parameters.peak_threshold, most=64)
+    periods = np.linalg.norm(peaks.frequencies, axis=1) * min(values.shape)
+    peaks = peaks.where(periods > 1 / _LONGEST_PERIOD)
     if len(peaks):
-        keep = peaks.power > peaks.power[0] * parameters.relative_floor**2
-        peaks = Peaks(peaks.frequencies[keep], peaks.power[keep], peaks.snr[keep])
+        peaks = peaks.where(peaks.power > peaks.power[0] * parameters.relative_floor**2)
     if len(peaks) < 2:
-        raise NoLatticeError("no two significant reflections in the power spectrum")
+        raise NoLatticeError(f"{len(peaks)} significant reflections in the power spectrum; a lattice needs two")
     return peaks
 
 
-def _binned(values, peaks):
-    highest = np.abs(peaks.frequencies).max()
-    factor = max(1, min(int(0.33 / highest), min(values.shape) // 48))
-    if factor == 1:
-        return values, 1
-    ny, nx = (n // factor * factor for n in values.shape)
-    return values[:ny, :nx].reshape(ny // factor, factor, nx // factor, factor).mean(axis=(1, 3)), factor
+def _binned(values: Array, peaks: Peaks) -> tuple[Array, int]:
+    """The image binned as far as its reflections allow, and the factor."""
+    factor = max(1, min(int(_BINNED_FREQUENCY / np.abs(peaks.frequencies).max()), min(values.shape) // 48))
+    ny, nx = (n // factor for n in values.shape)
+    blocks = values[: ny * factor, : nx * factor].reshape(ny, factor, nx, factor)
+    return (blocks.mean(axis=(1, 3)), factor) if factor > 1 else (values, 1)
 
 
-def _base_lattice(frequencies: Array, peaks: Peaks, size: int) -> Array:
-    """The coarsest lattice spanned by two strong peaks that explains most of the peaks."""
-    strong = frequencies[:14]
-    weights = np.log(peaks.snr)
-    best, best_score = None, -np.inf
-    for i in range(len(strong)):
-        for j in range(i):
-            pair = strong[[i, j]]
-            area = abs(np.linalg.det(pair)) * size * size
-            if area < 4.0 or area < 0.2 * np.prod(np.linalg.norm(pair, axis=1)) * size * size * 0.5:
-                continue
-            coordinates = frequencies @ np.linalg.inv(pair)
-            whole = np.rint(coordinates)
-            miss = np.linalg.norm((coordinates - whole) @ pair, axis=1) * size
-            explained = miss < 0.3 + 0.06 * np.abs(whole).sum(axis=1)
-            score = float((weights * explained).sum()) / weights.sum() + 0.05 * math.log(area)
-            if score > best_score:
-                best, best_score = pair, score
-    if best is None:
+def _candidates(frequencies_bins: Array, parameters: LatticeFinderParameters) -> list[Array]:
+    """Candidate bases, in bins, that explain more peaks than the two that span them."""
+    found = candidate_lattices(frequencies_bins)
+    if not found:
         raise NoLatticeError("the significant reflections lie on one line: periodic in one direction only")
-    return _fitted_to_peaks(_reduced(best), frequencies, weights, size)
+    if len(frequencies_bins) > 2 and found[0].agreement < parameters.minimum_agreement:
+        raise NoLatticeError(f"{len(frequencies_bins)} significant reflections, but they do not form one lattice")
+    return [candidate.basis for candidate in found]
 
 
-def _fitted_to_peaks(basis, frequencies, weights, size):
-    for _ in range(3):
-        whole = np.rint(frequencies @ np.linalg.inv(basis))
-        miss = np.linalg.norm(frequencies - whole @ basis, axis=1) * size
-        use = (miss < 0.35) & np.any(whole != 0, axis=1)
-        if np.linalg.matrix_rank(whole[use]) < 2:
-            break
-        w = use * weights
-        basis = np.linalg.solve((whole * w[:, None]).T @ whole, (whole * w[:, None]).T @ frequencies)
-    return basis
+def _result(
+    refined: RefinedBasis, alternatives: list[tuple[float, Array]], pixel_size_angstrom: float, tolerance: float
+) -> LatticeResult:
+    cell, covariance = _real_cell(refined, pixel_size_angstrom)
+    parts = [(1.0, class_probabilities(cell, covariance, tolerance))]
+    for odds, basis in alternatives:
+        if odds > 1e-4:
+            other = reduce_cell(np.linalg.inv(basis).T * pixel_size_angstrom)
+            parts.append((odds, class_probabilities(other, covariance, tolerance)))
+    probabilities = mix(parts)
+    lattice = max(parts[0][1], key=parts[0][1].__getitem__)
+    return LatticeResult(lattice, probabilities, cell, np.sqrt(np.diag(covariance)).reshape(2, 2))
 
 
-def _reduced(basis: Array) -> Array:
-    return reduce_cell(basis)
-
-
-class _Search:
-    def __init__(self, values, reach, pixel, parameters):
-        self.values, self.reach, self.pixel, self.parameters = values, reach, pixel, parameters
-        self.log = []
-
-    def refine(self, basis, steps=2):
-        indices = harmonic_indices(basis, self.reach, self.parameters.most_harmonics)
-        for _ in range(steps):
-            refined = refine_basis(self.values, basis, indices, steps=1)
-            self.values = self.values - smooth_part(refined.fit.residual)
-            basis = refined.fit.basis
-        return refined
-
-    def run(self, basis):
-        refined = self.refine(basis)
-        for _ in range(5):
-            finer = self.finer(refined.fit)
-            if finer is None:
-                break
-            refined = self.refine(_reduced(finer), 2)
-        for _ in range(4):
-            coarser = self.coarser(refined.fit)
-            if coarser is None:
-                break
-            refined = self.refine(_reduced(coarser), 2)
-        return refined
-
-    def noise(self, fit: HarmonicFit, spectrum: Spectrum, frequencies):
-        n = self.values.size
-        floor = (self.parameters.relative_floor * np.abs(fit.amplitudes).max() * n) ** 2
-        angles = np.arange(12) * (np.pi / 6)
-        ring = np.concatenate([r * np.column_stack((np.cos(angles), np.sin(angles))) for r in (1.6, 2.6)]) / min(self.values.shape)
-        local = np.median(spectrum.power_at(frequencies[:, None, :] + ring), axis=1) / math.log(2)
-        return np.maximum(np.maximum(local, spectrum.noise_at(frequencies)), floor)
-
-    def envelope(self, fit: HarmonicFit):
-        power = np.abs(fit.amplitudes) ** 2 * self.values.size**2
-        g2 = (fit.frequencies**2).sum(axis=1)
-        keep = power > 1e-6 * power.max()
-        design = np.column_stack((np.ones(keep.sum()), g2[keep]))
-        if keep.sum() < 4:
-            level, slope = np.log(power[keep].mean()), 0.0
-        else:
-            level, slope = np.linalg.lstsq(design, np.log(power[keep]), rcond=None)[0]
-            slope = min(slope, 0.0)
-            level = np.log((power[keep] * np.exp(-slope * g2[keep])).mean())
-        return lambda f: np.exp(level + slope * (f**2).sum(axis=1))
-
-    def displacement(self, power_super, fit_main_freq, fit_main_power):
-        g2 = (fit_main_freq**2).sum(axis=1) * (2 * np.pi) ** 2
-        return math.sqrt(2 * max(power_super, 0) / max((g2 * fit_main_power).sum(), 1e-300)) * self.pixel
-
-    def finer(self, fit: HarmonicFit):
-        spectrum = power_spectrum(fit.residual, is_windowed=False, padding=2)
-        env = self.envelope(fit)
-        best, best_score = None, self.parameters.minimum_evidence
-        main_power = np.abs(fit.amplitudes) ** 2 * self.values.size**2
-        for index in range(2, self.parameters.largest_index + 1):
-            for matrix in sublattice_matrices(index):
-                m = np.array(matrix).T
-                basis = _reduced(np.linalg.inv(m) @ fit.basis)
-                if np.linalg.norm(basis, axis=1).min() * min(self.values.shape) < 1.2:
-                    continue
-                indices = harmonic_indices(basis, self.reach, self.parameters.most_harmonics)
-                frequencies = indices @ basis
-                main = frequencies @ np.linalg.inv(fit.basis)
-                new = np.abs(main - np.rint(main)).max(axis=1) > 1e-6
-                frequencies = frequencies[new]
-                power = spectrum.power_at(frequencies)
-                noise = self.noise(fit, spectrum, frequencies)
-                score = log_bayes_factor(power / noise, env(frequencies) / noise) - self.penalty(index)
-                u = self.displacement((power - noise).sum(), fit.frequencies, main_power)
-                self.log.append(("finer", index, matrix, round(score, 1), round(u, 5)))
-                if score > best_score and u > self.parameters.displacement_tolerance_angstrom:
-                    best, best_score = basis, score
-        return best
-
-    def penalty(self, index):
-        return 1.5 * math.log(index)
-
-    def coarser(self, fit: HarmonicFit):
-        spectrum = power_spectrum(fit.residual, is_windowed=False, padding=2)
-        noise = self.noise(fit, spectrum, fit.frequencies) / self.values.size
-        snr = np.abs(fit.amplitudes) ** 2 / (noise / 1 * fit.variances)
-        power = np.abs(fit.amplitudes) ** 2 * self.values.size**2
-        best, best_score = None, self.parameters.minimum_evidence
-        for index in range(2, self.parameters.largest_index + 1):
-            for matrix in sublattice_matrices(index):
-                m = np.array(matrix)
-                off = off_lattice(fit.indices, m)
-                if off.all() or not off.any():
-                    continue
-                env = self.envelope(HarmonicFit(fit.basis, fit.indices[~off], fit.amplitudes[~off], fit.variances[~off], fit.residual))
-                score = log_bayes_factor(snr[off], env(fit.frequencies[off]) / (noise[off] * self.values.size)) - self.penalty(index)
-                u = self.displacement(power[off].sum() - noise[off].sum() * self.values.size, fit.frequencies[~off], power[~off])
-                self.log.append(("coarser", index, matrix, round(score, 1), round(u, 5)))
-                if score < best_score or u < self.parameters.displacement_tolerance_angstrom:
-                    if best is None or index > best[0]:
-                        best = (index, m @ fit.basis)
-        return None if best is None else best[1]
-
-
-def _result(refined: RefinedBasis, search, pixel, parameters) -> LatticeResult:
-    basis = refined.fit.basis
-    cell = reduce_cell(np.linalg.inv(basis).T * pixel)
-    change = np.rint(cell / pixel @ basis.T)
-    jacobian = np.empty((4, 4))
-    inverse = np.linalg.inv(basis)
-    for k in range(4):
-        unit = np.zeros(4)
-        unit[k] = 1
-        jacobian[:, k] = (change @ -(inverse @ unit.reshape(2, 2) @ inverse).T * pixel).ravel()
-    covariance = jacobian @ refined.covariance @ jacobian.T
-    probabilities = _class_probabilities(cell, covariance, parameters)
-    lattice = max(probabilities, key=probabilities.get)
-    return LatticeResult(lattice, probabilities, cell, np.sqrt(np.diag(covariance)).reshape(2, 2), MODEL_NAME, {"log": search.log, "h": len(refined.fit.indices)})
-
-
-def _class_probabilities(cell, covariance, parameters):
-    strains = class_strains(cell)
-    names = ("hexagonal", "square", "rectangular", "rhombic")
-    variance = dict.fromkeys(names, 0.0)
-    values, vectors = np.linalg.eigh(covariance)
-    for value, vector in zip(values, vectors.T, strict=True):
-        step = math.sqrt(max(value, 0)) * vector.reshape(2, 2)
-        up, down = class_strains(cell + step), class_strains(cell - step)
-        for name in names:
-            variance[name] += max(abs(up[name] - strains[name]), abs(down[name] - strains[name])) ** 2
-    inside = {}
-    for name in names:
-        sigma = math.sqrt(variance[name])
-        bound = math.hypot(parameters.class_tolerance, 2.5 * sigma)
-        inside[name] = 0.5 * math.erfc((strains[name] - bound) / math.sqrt(2) / math.hypot(sigma, 0.0003))
-    high = {name: inside[name] for name in ("hexagonal", "square")}
-    rest = (1 - high["hexagonal"]) * (1 - high["square"])
-    p = {"hexagonal": high["hexagonal"], "square": high["square"] * (1 - high["hexagonal"])}
-    p["rectangular"] = rest * inside["rectangular"] * (1 - 0.5 * inside["rhombic"])
-    p["rhombic"] = rest * inside["rhombic"] * (1 - 0.5 * inside["rectangular"])
-    p["oblique"] = rest * (1 - inside["rectangular"]) * (1 - inside["rhombic"])
-    total = sum(p.values())
-    return {name: p[name] / total for name in BRAVAIS_LATTICES}
+def _real_cell(refined: RefinedBasis, pixel_size_angstrom: float) -> tuple[Array, Array]:
+    """Reduced real-space cell (2, 2) and the (4, 4) covariance of its components, from d(B⁻¹) = −B⁻¹ dB B⁻¹."""
+    inverse = np.linalg.inv(refined.fit.basis)
+    cell = reduce_cell(inverse.T * pixel_size_angstrom)
+    change = np.rint(cell / pixel_size_angstrom @ refined.fit.basis.T)
+    units = np.eye(4).reshape(4, 2, 2)
+    columns = [(-change @ (inverse @ unit @ inverse).T * pixel_size_angstrom).ravel() for unit in units]
+    jacobian = np.column_stack(columns)
+    return cell, jacobian @ refined.covariance @ jacobian.T

@@ -1,8 +1,9 @@
 """Least squares of a periodic image: harmonic amplitudes, refinement of the reciprocal basis, uncertainties.
 
-Belongs here: the model I(r) = a₀ + Σ_h 2 Re[A_h exp(2πi h·B·r)] for a given reciprocal basis B (rows, cycles per pixel) and a
-half plane of integer pairs h. All sums are separable in x and y, so that each costs one matrix product, and the Gram matrix
-of the harmonics on a rectangle is a product of two Dirichlet kernels. Coordinates are counted from the centre of the image.
+Belongs here: the model I(r) = a₀ + Σ_h 2 Re[A_h exp(2πi h·B·r)] for a given reciprocal basis B (rows, cycles per
+pixel) and a half plane of integer pairs h. All sums are separable in x and y, so that each costs one matrix product,
+and the Gram matrix of the harmonics on a rectangle is a product of two Dirichlet kernels. Coordinates are counted
+from the centre of the image.
 """
 
 from __future__ import annotations
@@ -18,13 +19,12 @@ Complex = NDArray[np.complex128]
 Indices = NDArray[np.int64]
 
 
-def harmonic_indices(basis: Array, largest_frequency: float, most: int | None = None) -> Indices:
+def harmonic_indices(basis: Array, largest_frequency: float) -> Indices:
     """Integer pairs h ≠ 0 of one half plane with |h·B| ≤ largest_frequency, shortest first.
 
     Args:
         basis: (2, 2) reciprocal basis, rows, cycles per pixel.
         largest_frequency: Radius in cycles per pixel.
-        most: Keep at most this many.
     """
     inverse = np.linalg.inv(basis)
     reach = np.ceil(largest_frequency * np.linalg.norm(inverse, axis=0)).astype(int)
@@ -33,7 +33,7 @@ def harmonic_indices(basis: Array, largest_frequency: float, most: int | None = 
     pairs = pairs[(pairs[:, 0] > 0) | (pairs[:, 1] > 0)]
     lengths = np.linalg.norm(pairs @ basis, axis=1)
     order = np.argsort(lengths, kind="stable")
-    return pairs[order[lengths[order] <= largest_frequency]][:most]
+    return pairs[order[lengths[order] <= largest_frequency]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class HarmonicFit:
         indices: (H, 2) harmonics.
         amplitudes: (H,) complex amplitudes A_h.
         variances: (H,) variance of |A_h| per unit pixel variance (real plus imaginary part).
+        model: [y, x] constant and harmonics.
         residual: [y, x] image minus model.
     """
 
@@ -52,6 +53,7 @@ class HarmonicFit:
     indices: Indices
     amplitudes: Complex
     variances: Array
+    model: Array
     residual: Array
 
     @cached_property
@@ -72,37 +74,49 @@ class _Waves:
         self.y = np.arange(shape[0]) - (shape[0] - 1) / 2
         self.x = np.arange(shape[1]) - (shape[1] - 1) / 2
         self.along_x = np.exp(2j * np.pi * np.outer(frequencies[:, 0], self.x))
+        self._parts_x = np.vstack((self.along_x.real, self.along_x.imag))
         self.along_y = np.exp(2j * np.pi * np.outer(frequencies[:, 1], self.y))
 
     def analyse(self, image: Array) -> Complex:
         """Σ_r I(r) exp(−2πi k·r) of each harmonic."""
         half = len(self.along_x)
-        both = image @ np.vstack((self.along_x.real, self.along_x.imag)).T
+        both = image @ self._parts_x.T
         return np.einsum("hy,yh->h", self.along_y.conj(), both[:, :half] - 1j * both[:, half:])
 
     def synthesise(self, amplitudes: Complex) -> Array:
         """Σ_h 2 Re[A_h exp(2πi k·r)] as an image."""
         weighted = 2 * amplitudes[:, None] * self.along_y
-        return np.vstack((weighted.real, -weighted.imag)).T @ np.vstack((self.along_x.real, self.along_x.imag))
-
-
-def _dirichlet(frequency: Array, n: int) -> Array:
-    """Σ_x cos(2π f x) over n centred points."""
-    sine = np.sin(np.pi * frequency)
-    is_whole = np.abs(sine) < 1e-9
-    return np.where(is_whole, float(n), np.sin(np.pi * n * frequency) / np.where(is_whole, 1.0, sine))
+        return np.vstack((weighted.real, -weighted.imag)).T @ self._parts_x
 
 
 def _gram_factors(frequencies: Array, shape: tuple[int, int]) -> tuple[Array, Array]:
     """Gram matrices of the functions (1, 2 cos …) and (2 sin …); they do not mix on a centred rectangle."""
     with_constant = np.vstack((np.zeros((1, 2)), frequencies))
-    kx, ky = with_constant[:, 0], with_constant[:, 1]
-    differences = _dirichlet(kx[:, None] - kx, shape[1]) * _dirichlet(ky[:, None] - ky, shape[0])
-    sums = _dirichlet(kx[:, None] + kx, shape[1]) * _dirichlet(ky[:, None] + ky, shape[0])
+    differences, sums = (
+        along_x * along_y
+        for along_x, along_y in zip(
+            _dirichlet_kernels(with_constant[:, 0], shape[1]),
+            _dirichlet_kernels(with_constant[:, 1], shape[0]),
+            strict=True,
+        )
+    )
     cosines = 2 * (differences + sums)
     cosines[0] /= 2
     cosines[:, 0] /= 2
     return cosines, 2 * (differences - sums)[1:, 1:]
+
+
+def _dirichlet_kernels(frequency: Array, n: int) -> tuple[Array, Array]:
+    """Σ_x cos(2π (f − g) x) and Σ_x cos(2π (f + g) x) over n centred points, for all pairs of frequencies (H,)."""
+    sine, cosine = np.sin(np.pi * frequency), np.cos(np.pi * frequency)
+    sine_n, cosine_n = np.sin(np.pi * n * frequency), np.cos(np.pi * n * frequency)
+    kernels = []
+    for sign in (-1, 1):
+        numerator = np.outer(sine_n, cosine_n) + sign * np.outer(cosine_n, sine_n)
+        denominator = np.outer(sine, cosine) + sign * np.outer(cosine, sine)
+        is_whole = np.abs(denominator) < 1e-9
+        kernels.append(np.where(is_whole, float(n), numerator / np.where(is_whole, 1.0, denominator)))
+    return kernels[0], kernels[1]
 
 
 def fit_harmonics(image: Array, basis: Array, indices: Indices) -> HarmonicFit:
@@ -130,13 +144,14 @@ def _fit(image: Array, basis: Array, indices: Indices) -> tuple[HarmonicFit, _Wa
     imaginary = inverse_sines @ (2 * projections.imag)
     amplitudes = real[1:] + 1j * imaginary
     variances = np.diag(inverse_cosines)[1:] + np.diag(inverse_sines)
-    residual = image - real[0] - waves.synthesise(amplitudes)
-    return HarmonicFit(basis, indices, amplitudes, variances, residual), waves
+    model = real[0] + waves.synthesise(amplitudes)
+    return HarmonicFit(basis, indices, amplitudes, variances, model, image - model), waves
 
 
 def _ridge_inverse(gram: Array) -> Array:
     """Inverse with a ridge far below the information of one resolved harmonic, for fields with few periods."""
-    return np.linalg.inv(gram + 1e-6 * np.max(np.diag(gram)) * np.eye(len(gram)))
+    ridge = 1e-6 * float(np.diag(gram).max())
+    return np.asarray(np.linalg.inv(gram + ridge * np.eye(len(gram))), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -150,27 +165,39 @@ class RefinedBasis:
 def refine_basis(image: Array, basis: Array, indices: Indices, *, steps: int) -> RefinedBasis:
     """Gauss-Newton refinement of the reciprocal basis, amplitudes eliminated at each step (variable projection).
 
-    The derivative of the model by B is 2πi (h ⊗ r) A_h exp(2πi h·B·r); its coupling to the amplitudes is neglected in the
-    normal matrix, since r is counted from the centre. The covariance is the sandwich estimate J⁺ diag(residual²) J⁺ᵀ, which holds
-    for noise that is stronger on the atoms (White, Econometrica 48, 817, 1980).
+    The derivative of the model by B is 2πi (h ⊗ r) A_h exp(2πi h·B·r); its coupling to the amplitudes is neglected in
+    the normal matrix, since r is counted from the centre. The covariance is the sandwich estimate J⁺ diag(residual²)
+    J⁺ᵀ, which holds for noise that is stronger on the atoms (White, Econometrica 48, 817, 1980).
 
     Raises:
         numpy.linalg.LinAlgError: no harmonic carries any signal.
     """
     fit, waves = _fit(image, basis, indices)
-    normal = np.eye(4)
     for step in range(steps + 1):
         slopes = [waves.synthesise(2j * np.pi * fit.indices[:, i] * fit.amplitudes) for i in (0, 1)]
-        columns = [slope * axis for slope in slopes for axis in (waves.x[None, :], waves.y[:, None])]
-        jacobian = np.stack([column.ravel() for column in columns])
-        normal = jacobian @ jacobian.T
+        normal = _moments(slopes, waves)
         if step == steps:
             break
-        change = np.linalg.solve(normal, jacobian @ fit.residual.ravel()).reshape(2, 2)
+        gradient = np.array(
+            [
+                (product.sum(axis=0) @ waves.x, product.sum(axis=1) @ waves.y)
+                for product in (s * fit.residual for s in slopes)
+            ]
+        )
+        change = np.linalg.solve(normal, gradient.ravel()).reshape(2, 2)
         moved = float(np.abs(change).max()) * max(image.shape)
         fit, waves = _fit(image, fit.basis + change * min(1.0, 0.3 / max(moved, 1e-12)), indices)
-        if moved < 1e-5:
-            break
     inverse = np.linalg.inv(normal)
-    scores = jacobian * fit.residual.ravel()
-    return RefinedBasis(fit, inverse @ (scores @ scores.T) @ inverse)
+    spread = _moments([slope * fit.residual for slope in slopes], waves)
+    return RefinedBasis(fit, inverse @ spread @ inverse)
+
+
+def _moments(slopes: list[Array], waves: _Waves) -> Array:
+    """(4, 4) sums Σ_r s_i s_j (x, y)ᵀ(x, y), in the order (s1 x, s1 y, s2 x, s2 y)."""
+    moments = np.empty((2, 2, 2, 2))
+    for i, j in ((0, 0), (0, 1), (1, 1)):
+        product = slopes[i] * slopes[j]
+        mixed = waves.y @ product @ waves.x
+        block = [[product.sum(axis=0) @ waves.x**2, mixed], [mixed, product.sum(axis=1) @ waves.y**2]]
+        moments[i, :, j, :] = moments[j, :, i, :] = block
+    return moments.reshape(4, 4)

@@ -1,7 +1,7 @@
 """Power spectra for the lattice finder: noise floor, significant peaks, power at given frequencies.
 
-Belongs here: everything that looks at Fourier space without knowing a lattice yet. Frequencies are in cycles per pixel, as
-rows (kx, ky); images are [y, x].
+Belongs here: everything that looks at Fourier space without knowing a lattice yet. Frequencies are in cycles per
+pixel, as rows (kx, ky); images are [y, x].
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Peaks:
 def power_spectrum(image: Array, *, is_windowed: bool, padding: int = 1) -> Spectrum:
     """Power of an image of zero mean, with a noise floor from the radial median.
 
-    Bragg peaks fill few samples of a ring, so the median of the ring is the noise's (times ln 2), also for noise that is not white.
+    Bragg peaks fill few samples of a ring, so the median of the ring is the noise's (times ln 2), also for noise that
+    is not white.
 
     Args:
         image: Shape (ny, nx).
@@ -101,13 +102,12 @@ def _radial_floor(power: Array, shape: tuple[int, int], rings: int = 24) -> tupl
     return centres[known], medians[known] / _MEDIAN_OF_EXPONENTIAL
 
 
-def significant_peaks(spectrum: Spectrum, *, threshold: float, floor: float, most: int) -> Peaks:
+def significant_peaks(spectrum: Spectrum, *, threshold: float, most: int) -> Peaks:
     """The strongest local maxima above the noise, with positions interpolated between samples.
 
     Args:
         spectrum: A windowed spectrum.
         threshold: Least power over noise.
-        floor: Least power in absolute terms; guards noise-free images against rounding and leakage.
         most: Largest number of peaks returned.
     """
     power = spectrum.power
@@ -119,7 +119,6 @@ def significant_peaks(spectrum: Spectrum, *, threshold: float, floor: float, mos
         for dx in (0, 1, 2):
             if (dy, dx) != (1, 1):
                 is_peak &= power >= padded[dy : dy + ny, dx : dx + power.shape[1]]
-    is_peak &= power > floor
     is_peak[ny // 2 + 1 :, 0] = False
     is_peak[0, 0] = False
     rows, columns = np.nonzero(is_peak)

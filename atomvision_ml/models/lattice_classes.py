@@ -1,0 +1,75 @@
+"""Class probabilities of a measured cell.
+
+Belongs here: what the strain, its uncertainty and the lattices that could not be excluded say about the five classes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
+from atomvision_ml.structures.lattice import class_strains
+
+Array = NDArray[np.float64]
+
+_SPECIAL = ("hexagonal", "square", "rectangular", "rhombic")
+
+_LABEL_SIGMA = 2e-4
+"""Scatter of the strain at which a label changes, in parts of one: rounding of the databases."""
+
+_SPIKE_SIGMAS = 2.5
+"""Measured strains within this many standard uncertainties of the tolerance count as inside: most crystals that are
+near a class are in it exactly."""
+
+
+def class_probabilities(cell: Array, covariance: Array, tolerance: float) -> dict[str, float]:
+    """Probability of each Bravais class for one measured cell.
+
+    Args:
+        cell: (2, 2) reduced cell, rows.
+        covariance: (4, 4) of its components, row by row.
+        tolerance: Largest symmetrising strain (fraction) of a class.
+
+    Returns:
+        Class name to probability, in the order of the published class numbers, summing to 1.
+    """
+    strains, sigmas = _strains(cell, covariance)
+    inside = {name: _inside(strains[name], sigmas[name], tolerance) for name in _SPECIAL}
+    neither = (1 - inside["hexagonal"]) * (1 - inside["square"])
+    rectangular, rhombic = inside["rectangular"], inside["rhombic"]
+    weights = {
+        "hexagonal": inside["hexagonal"] * (1 - 0.5 * inside["square"]),
+        "square": inside["square"] * (1 - 0.5 * inside["hexagonal"]),
+        "rectangular": neither * rectangular * (1 - 0.5 * rhombic),
+        "rhombic": neither * rhombic * (1 - 0.5 * rectangular),
+        "oblique": neither * (1 - rectangular) * (1 - rhombic),
+    }
+    total = sum(weights.values())
+    return {name: weights[name] / total for name in BRAVAIS_LATTICES}
+
+
+def mix(parts: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
+    """Mixture of class probabilities, weights first; the weights need not sum to 1."""
+    total = sum(weight for weight, _ in parts)
+    return {name: sum(weight * each[name] for weight, each in parts) / total for name in BRAVAIS_LATTICES}
+
+
+def _strains(cell: Array, covariance: Array) -> tuple[dict[str, float], dict[str, float]]:
+    """Strain to each class and its standard uncertainty, by steps along the principal axes of the covariance."""
+    strains = class_strains(cell)
+    variances = dict.fromkeys(_SPECIAL, 0.0)
+    values, axes = np.linalg.eigh(covariance)
+    for value, axis in zip(values, axes.T, strict=True):
+        step = math.sqrt(max(float(value), 0.0)) * axis.reshape(2, 2)
+        ends = class_strains(cell + step), class_strains(cell - step)
+        for name in _SPECIAL:
+            variances[name] += max(abs(end[name] - strains[name]) for end in ends) ** 2
+    return strains, {name: math.sqrt(variance) for name, variance in variances.items()}
+
+
+def _inside(strain: float, sigma: float, tolerance: float) -> float:
+    bound = math.hypot(tolerance, _SPIKE_SIGMAS * sigma)
+    return 0.5 * math.erfc((strain - bound) / (math.sqrt(2) * math.hypot(sigma, _LABEL_SIGMA)))
