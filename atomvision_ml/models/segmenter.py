@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -69,7 +69,7 @@ class SegmenterParameters(TrainingParameters):
     epochs: int = Field(default=12, ge=1, description="Most epochs.")
     batch_size: int = Field(default=8, ge=1, description="Crops in a batch.")
     encoder: str = Field(default="resnet18", description="Encoder of segmentation-models-pytorch.")
-    encoder_depth: int = Field(default=3, ge=2, le=5, description="Halvings of the resolution.")
+    encoder_depth: int = Field(default=2, ge=2, le=5, description="Halvings of the resolution.")
     decoder_width: int = Field(default=16, ge=4, description="Channels at full resolution; doubled per halving.")
     working_pixel_size_angstrom: float = Field(default=0.2, gt=0, description="Pixel size seen by the network, Å.")
     radius_angstrom: float = Field(default=0.5, gt=0, description="Radius of an atom in the mask, Å.")
@@ -78,7 +78,13 @@ class SegmenterParameters(TrainingParameters):
     crops_per_epoch: int = Field(default=640, ge=1, description="Training crops in each epoch.")
     minimum_e_per_a2: float = Field(default=50.0, gt=0, description="Least dose of the training crops, e/Å².")
     maximum_e_per_a2: float = Field(default=1e5, gt=0, description="Highest dose of the training crops, e/Å².")
+    recast_fraction: float = Field(
+        default=0.5, ge=0, le=1, description="Share of crops drawn anew from the columns, with other intensities."
+    )
     clean_fraction: float = Field(default=0.2, ge=0, le=1, description="Share of training crops without noise.")
+    views: Literal[1, 4, 8] = Field(
+        default=8, description="Turned (4) and also mirrored (8) views whose log-odds are averaged in use."
+    )
     validation_images: int = Field(default=16, ge=1, description="Most images of the validation split that are used.")
 
 
@@ -261,8 +267,14 @@ class LoadedSegmenter:
             for x in range(0, max(1, image.shape[1] - 2 * _OVERLAP_PX), step):
                 tile = image[y : y + _TILE_PX, x : x + _TILE_PX]
                 top, left = _OVERLAP_PX if y else 0, _OVERLAP_PX if x else 0
-                result[y + top : y + tile.shape[0], x + left : x + tile.shape[1]] = self._tile(tile)[top:, left:]
+                odds = np.mean([self._view(tile, number) for number in range(self.parameters.views)], axis=0)
+                result[y + top : y + tile.shape[0], x + left : x + tile.shape[1]] = odds[top:, left:]
         return result
+
+    def _view(self, tile: Floats, number: int) -> Floats:
+        """Log-odds of a turned, and from the fifth on mirrored, tile, turned back. An image has no preferred side."""
+        odds = self._tile(_turned(tile, number % 4, number >= 4))
+        return np.rot90(odds[:, ::-1] if number >= 4 else odds, -(number % 4))
 
     def _tile(self, tile: Floats) -> Floats:
         import torch
@@ -388,6 +400,9 @@ class _Sample:
     spread: float
     down_y: Floats
     down_x: Floats
+    columns_angstrom: NDArray[np.float64]
+    species: NDArray[np.int64]
+    sigma_angstrom: float
 
     @property
     def n_bytes(self) -> int:
@@ -422,13 +437,17 @@ class SegmenterLearner:
 
     def batches(self, epoch: int) -> Iterator[tuple[Floats, Floats]]:
         """Crops and targets (batch, 1, y, x), each image about equally often, in an order drawn from the epoch."""
+        from threadpoolctl import ThreadpoolController
+
         chosen = self.parameters
         random = np.random.default_rng(stable_seed(chosen.seed, "crops", epoch))
         wanted = self.batches_per_epoch() * chosen.batch_size
         rounds = -(-wanted // len(self._train))
         order = np.concatenate([random.permutation(len(self._train)) for _ in range(rounds)])[:wanted]
+        blas = ThreadpoolController()
         for batch in order.reshape(-1, chosen.batch_size):
-            crops = [self._crop(self._sample(self._train[index]), random) for index in batch]
+            with blas.limit(limits=1, user_api="blas"):  # many small products: waking threads costs more than it saves
+                crops = [self._crop(self._sample(self._train[index]), random) for index in batch]
             yield tuple(np.stack(part)[:, None] for part in zip(*crops, strict=True))  # type: ignore[misc]
 
     def loss(self, batch: tuple[Floats, Floats], device: torch.device) -> torch.Tensor:
@@ -464,15 +483,52 @@ class SegmenterLearner:
         return self._cut(sample, y, x, edge, dose, np.random.default_rng(seed))
 
     def _crop(self, sample: _Sample, random: np.random.Generator) -> tuple[Floats, Floats]:
-        """A random crop at a random dose, turned and mirrored at random."""
+        """A random crop at a random dose, turned and mirrored at random; of the stored image, or recast."""
         chosen = self.parameters
-        edge = min(chosen.crop_px, *sample.target.shape)
-        y, x = (int(random.integers(0, size - edge + 1)) for size in sample.target.shape)
         low, high = np.log(chosen.minimum_e_per_a2), np.log(chosen.maximum_e_per_a2)
         dose = None if random.random() < chosen.clean_fraction else float(np.exp(random.uniform(low, high)))
+        if random.random() < chosen.recast_fraction and len(sample.columns_angstrom):
+            return self._recast(sample, dose, random)
+        edge = min(chosen.crop_px, *sample.target.shape)
+        y, x = (int(random.integers(0, size - edge + 1)) for size in sample.target.shape)
         pair = self._cut(sample, y, x, edge, dose, random)
         turns, is_mirrored = int(random.integers(4)), bool(random.integers(2))
         return tuple(_turned(part, turns, is_mirrored) for part in pair)  # type: ignore[return-value]
+
+    def _recast(self, sample: _Sample, dose: float | None, random: np.random.Generator) -> tuple[Floats, Floats]:
+        """The columns of an image in another pose, a little stretched, with other intensities.
+
+        A few prototypes show few pairs of elements; drawn with random intensities, from 2 % to 100 %, their columns
+        show many more. Columns of one kind get one intensity, in half of the crops varied from column to column.
+        """
+        from scipy.spatial import cKDTree
+
+        chosen = self.parameters
+        edge, working = min(chosen.crop_px, *sample.target.shape), chosen.working_pixel_size_angstrom
+        scale, angle = random.uniform(0.92, 1.1), random.uniform(0, 2 * np.pi)
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        field = np.array(sample.image.shape[::-1]) * sample.pixel_size_angstrom
+        reach = edge * working / np.sqrt(2) / scale + 1.0
+        centre = field / 2 + random.uniform(-1, 1, 2) * np.clip(field / 2 - reach, 0, None)
+        columns = (sample.columns_angstrom - centre) @ turn.T
+        near = np.abs(columns).max(axis=1) < edge * working / 2 + 4 * sample.sigma_angstrom
+        columns = columns[near]
+        weights = np.exp(random.uniform(np.log(0.02), 0, sample.species.max() + 1))[sample.species[near]]
+        if random.random() < 0.5:
+            weights = weights * np.exp(random.normal(0, 0.5, len(weights)))
+        along = (np.arange(edge) - (edge - 1) / 2) * working
+        sigma2 = sample.sigma_angstrom**2 + working**2 / 12
+        x, y = (np.exp(-0.5 * (along - columns[:, axis, None]) ** 2 / sigma2) for axis in (0, 1))
+        clean = (y.T * weights) @ x
+        grid = np.stack(np.meshgrid(along, along), axis=-1).reshape(-1, 2)
+        away, _ = cKDTree(columns).query(grid, distance_upper_bound=chosen.radius_angstrom + _REACH_ANGSTROM)
+        target = np.clip(chosen.radius_angstrom - away, -_REACH_ANGSTROM, _REACH_ANGSTROM).reshape(edge, edge)
+        low, spread = _levels(clean, working)
+        mean, noise, seen = clean.mean(), 0.0, clean
+        if dose is not None:
+            seen = random.poisson(clean * dose * working**2 / mean) * mean / (dose * working**2)
+            noise = mean**2 / (dose * 4 * np.pi * _SMOOTH_ANGSTROM**2)
+        return ((seen - low) / np.sqrt(spread**2 + noise)).astype(np.float32), target.astype(np.float32)
 
     def _cut(
         self, sample: _Sample, y: int, x: int, edge: int, dose: float | None, random: np.random.Generator
@@ -514,6 +570,7 @@ class SegmenterLearner:
         pixel, working = row["pixel_size_angstrom"], self.parameters.working_pixel_size_angstrom
         down_y, down_x = (area_average_matrix(edge, pixel, working).astype(np.float32) for edge in image.shape)
         low, spread = _levels(down_y @ image @ down_x.T, working)
+        columns, species = _kinds(image, mask, pixel, self.parameters.radius_angstrom)
         return _Sample(
             image=image,
             target=signed_distance(mask, pixel, self.parameters),
@@ -523,6 +580,9 @@ class SegmenterLearner:
             spread=spread,
             down_y=down_y,
             down_x=down_x,
+            columns_angstrom=columns,
+            species=species,
+            sigma_angstrom=stored.parameters.sigma_angstrom,
         )
 
 
@@ -555,6 +615,24 @@ def _drop_unused_stages(encoder: torch.nn.Module, depth: int) -> None:
     for stage in range(depth, 5):
         if isinstance(getattr(encoder, f"layer{stage}", None), nn.Sequential):
             setattr(encoder, f"layer{stage}", nn.Identity())
+
+
+def _kinds(
+    image: NDArray[Any], mask: NDArray[np.bool_], pixel_size_angstrom: float, radius: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Columns (k, 2) in Å, and a number (k,) that those of about equal intensity share.
+
+    Nothing if columns inside the field touch each other, so that their places are not exact. Those cut by the border
+    are taken as they are: crops are drawn from the middle.
+    """
+    columns, is_exact = mask_columns(mask, pixel_size_angstrom, radius)
+    field = np.array(mask.shape[::-1]) * pixel_size_angstrom
+    inner = ((columns > 1) & (columns < field - 1)).all(axis=1)
+    if not inner.any() or not is_exact[inner].all():
+        return np.zeros((0, 2)), np.zeros(0, np.int64)
+    x, y = np.clip(np.rint(columns / pixel_size_angstrom).astype(int), 0, np.array(mask.shape)[::-1] - 1).T
+    level = np.rint(10 * np.log(np.maximum(image[y, x], 1e-12))).astype(int)
+    return columns, np.unique(level, return_inverse=True)[1].astype(np.int64)
 
 
 def _disks(columns: NDArray[Any], shape: tuple[int, ...], pixel_size_angstrom: float, radius: float) -> Any:

@@ -38,7 +38,7 @@ _METRIC_NAMES = {
     "detection_f1": "detection F1 at 0.5 Å",
     "localisation_rmse_angstrom": "localisation RMSE per axis, Å",
 }
-_CUT_ANGSTROM = 12.0
+_CUT_ANGSTROM = 8.0
 
 
 class GalleryParameters(BaseModel):

@@ -163,13 +163,13 @@ def overlay_picture(
     for edges, color, style in ((truth, _TRUE, "solid"), (mask, _FOUND, "dashed")):
         shown = _cut(np.asarray(edges, float), pixel_size_angstrom, cut_angstrom)
         if 0 < shown.mean() < 1:
-            axis.contour(place[1], place[0], shown, levels=[0.5], colors=color, linewidths=0.9, linestyles=style)
+            axis.contour(place[1], place[0], shown, levels=[0.5], colors=color, linewidths=1.2, linestyles=style)
     axis.plot(
         [atom["x_angstrom"] for atom in atoms],
         [atom["y_angstrom"] for atom in atoms],
         ls="",
         marker=".",
-        ms=2.5,
+        ms=4,
         color=_FOUND,
     )
     _scale_bar(axis, values.shape, pixel_size_angstrom)
@@ -191,6 +191,7 @@ def _canvas(field_angstrom: float | None) -> tuple[Figure, Axes]:
 def _show(axis: Axes, values: NDArray[Any], pixel: float, low: float | None = None, high: float | None = None) -> None:
     height, width = values.shape
     extent = (-pixel / 2, (width - 0.5) * pixel, (height - 0.5) * pixel, -pixel / 2)
+    high = float(np.quantile(values, 0.998)) if high is None else high
     axis.imshow(values, cmap="gray", extent=extent, vmin=low, vmax=high, interpolation="nearest")
     axis.set(xlim=extent[:2], ylim=extent[2:])
 
