@@ -51,7 +51,7 @@ def render_table(names: list[str], rows: Iterable[Iterable[Any]], file: IO[str],
 
     cells = [[_cell(value) for value in row] for row in rows]
     numeric = [all(_is_number(row[index]) for row in cells) for index in range(len(names))]
-    table = RichTable(box=box.SIMPLE_HEAD, caption=caption or None, caption_justify="left")
+    table = RichTable(box=box.SIMPLE_HEAD)
     for name, is_number in zip(names, numeric, strict=True):
         table.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
     for row in cells:
@@ -59,7 +59,9 @@ def render_table(names: list[str], rows: Iterable[Iterable[Any]], file: IO[str],
     console = Console(file=file)
     if not console.is_terminal:
         console.width = 10_000
-    console.print(table, soft_wrap=False)
+    console.print(table)
+    if caption:
+        console.print(Text(caption), soft_wrap=True)
 
 
 def _write_parquet(result: pa.RecordBatchReader, stream: BinaryIO) -> None:

@@ -83,7 +83,7 @@ WITH figures AS (
     WHERE shown.role <> 'trivial' AND rival.role <> 'model' AND rival.model <> shown.model
     GROUP BY ALL
 )
-SELECT paired.*, figure.published
+SELECT paired.*, CAST(figure.published AS DOUBLE) AS published
 FROM paired LEFT JOIN (VALUES {_published_rows()}) AS figure(task, metric, published)
     ON figure.task = paired.task AND figure.metric = paired.metric AND paired.slice = 'all|clean'
 ORDER BY task, size, slice, metric, model

@@ -93,12 +93,21 @@ def open_warehouse(lake: Lake) -> duckdb.DuckDBPyConnection:
     path = warehouse_path(lake)
     if not path.exists():
         raise WarehouseMissingError(f"there is no warehouse in {lake.root} yet; run `{BUILD_COMMAND}` or `make demo`")
-    connection = duckdb.connect(path, read_only=True)
+    connection = _attach(path)
     if _is_current(connection, lake):
         return connection
     connection.close()
     build_warehouse(lake)
-    return duckdb.connect(path, read_only=True)
+    return _attach(path)
+
+
+def _attach(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open the file as it is now. ``duckdb.connect(path)`` would share, within one process, the database that an
+    older connection holds, and so show the file before the swap."""
+    connection = duckdb.connect(":memory:")
+    connection.execute(f"ATTACH {_literal(str(path))} AS atomvision (READ_ONLY)")
+    connection.execute("USE atomvision")
+    return connection
 
 
 def snapshot(lake: Lake) -> duckdb.DuckDBPyConnection:
@@ -238,7 +247,9 @@ def _is_current(connection: duckdb.DuckDBPyConnection, lake: Lake) -> bool:
 
 
 def _definitions(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-    views = "SELECT schema_name, view_name, sql, comment FROM duckdb_views() WHERE NOT internal ORDER BY ALL"
+    views = """
+        SELECT schema_name, view_name, sql, comment FROM duckdb_views()
+        WHERE NOT internal AND database_name = current_database() ORDER BY ALL"""
     return connection.execute(views).fetchall()
 
 
