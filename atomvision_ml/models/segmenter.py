@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -82,8 +82,11 @@ class SegmenterParameters(TrainingParameters):
         default=0.5, ge=0, le=1, description="Share of crops drawn anew from the columns, with other intensities."
     )
     clean_fraction: float = Field(default=0.2, ge=0, le=1, description="Share of training crops without noise.")
-    views: Literal[1, 4, 8] = Field(
-        default=8, description="Turned (4) and also mirrored (8) views whose log-odds are averaged in use."
+    views: int = Field(
+        default=8,
+        ge=1,
+        le=8,
+        description="Views (4 turned, then 4 turned mirrored) whose log-odds are averaged in use.",
     )
     validation_images: int = Field(default=16, ge=1, description="Most images of the validation split that are used.")
 

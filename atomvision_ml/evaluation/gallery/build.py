@@ -5,6 +5,7 @@ Belongs here: which items are shown and what is said of them. Pages use no scrip
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,8 @@ def build_gallery(
         answers=_by_item(predictions, [row["item_id"] for rows in shown.values() for row in rows]),
         checkpoint=segmenter,
     )
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "pictures", ignore_errors=True)
+    (folder / "pictures").mkdir(parents=True)
     verdicts = {row["task"]: row for row in champions.iter_rows(named=True)} if champions is not None else {}
     total, done = sum(len(rows) for rows in shown.values()), 0
     pages, cards = [], []
