@@ -23,7 +23,9 @@ def warehouse(context: dg.AssetExecutionContext, store: Store) -> dg.Materialize
 
     work = store.begin(context)
     work.scan_published()
-    return work.publish(lambda: Product(build_warehouse(work.lake)))
+    result = work.publish(lambda: Product(build_warehouse(work.lake)))
+    build_warehouse(work.lake)  # the view of this table itself can be bound only now
+    return result
 
 
 @table_asset(

@@ -7,16 +7,18 @@ import dagster as dg
 from atomvision_assets.automation import when_inputs_change
 from atomvision_assets.declare import table_asset
 from atomvision_assets.store import Product, Store
+from atomvision_ml.evaluation.gallery.build import GalleryParameters
 from atomvision_ml.evaluation.holdout import HoldoutParameters
 from atomvision_ml.evaluation.metrics import MetricParameters
-from atomvision_ml.models.registry import model_names
+from atomvision_ml.models.registry import model_names, model_spec
 from atomvision_ml.storage.keys import (
     EVALUATION_GALLERY,
     EVALUATION_HOLDOUT,
     EVALUATION_METRICS,
     IMAGES_STEM,
+    MODELS_CHAMPIONS,
+    MODELS_SEGMENTER,
     MODELS_TRAINING_SETS,
-    STRUCTURES_SLABS,
 )
 
 MODELS = [f"models/{name}" for name in model_names()]
@@ -25,6 +27,10 @@ PREDICTIONS = [f"predictions/{name}" for name in model_names()]
 
 class HoldoutConfig(dg.Config, HoldoutParameters):
     """How much is judged."""
+
+
+class GalleryConfig(dg.Config, GalleryParameters):
+    """How much is shown."""
 
 
 class MetricConfig(dg.Config, MetricParameters):
@@ -86,20 +92,40 @@ def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfi
     EVALUATION_GALLERY,
     code_version="1",
     kinds={"html", "matplotlib"},
-    deps=[*PREDICTIONS, EVALUATION_HOLDOUT, EVALUATION_METRICS, STRUCTURES_SLABS, IMAGES_STEM],
+    deps=[*PREDICTIONS, EVALUATION_HOLDOUT, EVALUATION_METRICS, IMAGES_STEM, MODELS_CHAMPIONS, MODELS_SEGMENTER],
     automation_condition=when_inputs_change("each"),
+    description="Open index.html in the blob; `make demo` prints where it is.",
 )
-def gallery(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
+def gallery(context: dg.AssetExecutionContext, store: Store, config: GalleryConfig) -> dg.MaterializeResult:
     """Draw pages for people."""
-    from atomvision_ml.evaluation.gallery.pages import write_gallery
+    import polars as pl
+
+    from atomvision_ml.evaluation.gallery.build import build_gallery
 
     work = store.begin(context)
-    tables = {key: work.scan(key) for key in sorted(work.declared)}
+    items = work.scan(EVALUATION_HOLDOUT)
+    images = work.scan(IMAGES_STEM).select("image_id", "slab_id", "atoms")
+    figures, champions = work.scan(EVALUATION_METRICS), work.scan(MODELS_CHAMPIONS)
+    segmenter = work.scan(MODELS_SEGMENTER)
+    answers = {model_spec(name).task: work.scan(f"predictions/{name}") for name in model_names()}
+    parameters = GalleryParameters(**config.model_dump())
 
     def make() -> Product:
-        folder = work.scratch() / "gallery"
-        rows = write_gallery(folder, tables, work.lake.blob, progress=work.progress)
+        folder, judged = work.scratch() / "gallery", items.collect()
+        rows = build_gallery(
+            folder,
+            holdout=judged,
+            images=images.filter(pl.col("image_id").is_in(judged["image_id"].implode())).collect(),
+            predictions={task: table.collect() for task, table in answers.items()},
+            metrics=figures.collect(),
+            open_blob=work.lake.blob,
+            segmenter=work.lake.blob(segmenter.collect()["blob"][0]),
+            champions=champions.collect(),
+            parameters=parameters,
+            progress=work.progress,
+        )
         blob = work.lake.put_blob(folder)
-        return Product([{**row, "blob": blob} for row in rows])
+        pages = {"pages": work.lake.blob(blob) / "index.html"}
+        return Product([{**row, "blob": blob} for row in rows], metadata=pages)
 
-    return work.publish(make)
+    return work.publish(make, parameters=parameters.model_dump())

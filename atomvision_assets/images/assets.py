@@ -34,6 +34,7 @@ def stem(context: dg.AssetExecutionContext, store: Store, config: StemConfig) ->
         accepted = slabs.collect()
         folder = work.scratch() / "stem"
         rows = write_stem_set(accepted, folder, parameters, source=context.partition_key, progress=work.progress)
-        return Product(with_blob(rows, work.lake.put_blob(folder)))
+        audits, preview = checks.audit_stem(folder, rows, accepted), checks.contact_sheet(folder)
+        return Product(with_blob(rows, work.lake.put_blob(folder)), audits, preview)
 
     return work.publish(make, parameters=parameters.model_dump())

@@ -1,0 +1,162 @@
+"""The whole graph on the embedded structures, small: everything green, traceable, resumable and queryable."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+
+from atomvision_assets.declare import asset_key_of
+from atomvision_assets.store import Store
+from atomvision_ml.catalog.warehouse import warehouse_path
+from atomvision_ml.schemas.tables import TABLES
+from atomvision_ml.schemas.vocabulary import TASKS
+from atomvision_ml.settings import Settings
+from atomvision_ml.storage.lake import Lake
+from dagster_project.definitions import build_definitions
+from dagster_project.run import Outcome, Runner, Size, State, Step, plan
+
+SMALL: dict[str, dict[str, Any]] = {
+    "models/segmenter": {"epochs": 1, "crops_per_epoch": 32, "validation_images": 4},
+    "evaluation/holdout": {"maximum_images": 6},
+    "evaluation/metrics": {"resamples": 20},
+    "evaluation/gallery": {"maximum_items": 4},
+}
+SOURCES = ("prototypes",)
+
+
+@dataclass
+class Graph:
+    """The graph after a run of everything."""
+
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+    lake: Lake
+    outcomes: dict[Step, Outcome]
+
+    def run(self, **options: Any) -> dict[Step, Outcome]:
+        runner = Runner(self.definitions, self.instance, Size.demo, config=SMALL, **options)
+        for step in plan(self.definitions, SOURCES):
+            runner.run(step)
+        return runner.outcomes
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    folder = tmp_path_factory.mktemp("graph")
+    store = Store(root=str(folder / "root"))
+    definitions = build_definitions(Settings(root="unused"), store)
+    with dg.DagsterInstance.local_temp(str(folder)) as instance:
+        graph = Graph(definitions, instance, store.lake, {})
+        graph.outcomes = graph.run()
+        yield graph
+
+
+def test_everything_is_materialised(graph: Graph) -> None:
+    assert {step.name: outcome.message for step, outcome in graph.outcomes.items() if outcome.message} == {}
+    assert {outcome.state for outcome in graph.outcomes.values()} == {State.DONE}
+    assert {step.key.to_user_string() for step in graph.outcomes} == set(TABLES)
+
+
+def test_keys_that_were_read_are_the_declared_dependencies(graph: Graph) -> None:
+    specs = {spec.key.to_user_string(): spec for spec in graph.definitions.resolve_all_asset_specs()}
+    for step in graph.outcomes:
+        key = step.key.to_user_string()
+        read = {"/".join(name.split("/")[:2]) for name in graph.lake.facts(key, step.partition).inputs}
+        assert read == {dep.asset_key.to_user_string() for dep in specs[key].deps}, step.name
+
+
+def test_data_versions_in_dagster_are_those_of_the_published_data(graph: Graph) -> None:
+    for step in graph.outcomes:
+        records = graph.instance.fetch_materializations(
+            dg.AssetRecordsFilter(step.key, asset_partitions=[step.partition] if step.partition else None), limit=1
+        ).records
+        facts = graph.lake.facts(step.key.to_user_string(), step.partition)
+        event = records[0].asset_materialization
+        assert event.tags["dagster/data_version"] == facts.data_version, step.name
+        assert event.metadata["dagster/row_count"].value == facts.n_rows > 0, step.name
+
+
+def test_every_check_was_evaluated_and_is_green(graph: Graph) -> None:
+    checks = graph.definitions.resolve_asset_graph().asset_check_keys
+    records = graph.instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
+    assert set(records) == set(checks)
+    assert {record.status.value for record in records.values()} == {"SUCCEEDED"}
+
+
+def test_images_are_previewed(graph: Graph) -> None:
+    event = graph.instance.get_latest_materialization_event(asset_key_of("images/stem"))
+    preview = event.asset_materialization.metadata["preview"].value
+    assert preview.startswith("![preview](data:image/png;base64,")
+    assert len(preview) < 200_000
+
+
+def test_results_can_be_queried_and_pictures_seen(graph: Graph) -> None:
+    with duckdb.connect(warehouse_path(graph.lake), read_only=True) as connection:
+        judged = connection.sql("SELECT DISTINCT task FROM evaluation.leaderboard").fetchall()
+        materialised = connection.sql("SELECT count(*) FROM catalog.warehouse WHERE is_materialised").fetchall()
+    assert {task for (task,) in judged} == set(TASKS)
+    assert materialised[0][0] >= len(TABLES)
+    blob = graph.lake.scan("evaluation/gallery").collect()["blob"][0]
+    assert (graph.lake.blob(blob) / "index.html").stat().st_size > 1000
+
+
+def test_automation_finds_nothing_to_do(graph: Graph) -> None:
+    result = dg.evaluate_automation_conditions(graph.definitions, instance=graph.instance)
+    requested = {evaluation.key.to_user_string() for evaluation in result.results if evaluation.num_requested}
+    assert requested == set()
+
+
+def test_second_run_computes_only_the_roots(graph: Graph) -> None:
+    again = graph.run()
+    done = {step.name for step, outcome in again.items() if outcome.state is State.DONE}
+    assert done == {"structures/records[prototypes]", "catalog/dictionary"}
+    assert {outcome.state for outcome in again.values()} == {State.DONE, State.UNCHANGED}
+
+
+def _query_forever(path: Path, seen: Any, stop: Any) -> None:
+    """In a process of its own: hold one connection open, open others, count what is seen."""
+    held = duckdb.connect(path, read_only=True)
+    while not stop.is_set():
+        for connection in (held, duckdb.connect(path, read_only=True)):
+            n_rows = connection.sql("SELECT count(*) FROM structures.slabs").fetchall()[0][0]
+            seen.put(n_rows)
+            if connection is not held:
+                connection.close()
+
+
+def test_warehouse_is_queried_while_assets_are_published(graph: Graph) -> None:
+    context = multiprocessing.get_context("spawn")
+    seen, stop = context.Queue(), context.Event()
+    reader = context.Process(target=_query_forever, args=(warehouse_path(graph.lake), seen, stop))
+    reader.start()
+    try:
+        assert seen.get(timeout=60) > 0
+        runner = Runner(graph.definitions, graph.instance, Size.demo, is_forced=True)
+        published = ["structures/records", "structures/slabs", "catalog/warehouse", "structures/slabs"]
+        for key in published:
+            job = "refresh_models" if key.startswith("catalog") else "refresh_structures"
+            partition = None if key.startswith("catalog") else "prototypes"
+            outcome = runner.run(Step(job, asset_key_of(key), partition))
+            assert outcome.state is State.DONE, outcome.message
+        time.sleep(0.2)
+        assert reader.is_alive(), "the reader died"
+    finally:
+        stop.set()
+        counts = set()
+        deadline = time.monotonic() + 60
+        while (reader.is_alive() or not seen.empty()) and time.monotonic() < deadline:
+            if not seen.empty():
+                counts.add(seen.get())
+        reader.join(10)
+        if reader.is_alive():
+            reader.kill()
+    assert reader.exitcode == 0
+    assert counts == {graph.lake.facts("structures/slabs", "prototypes").n_rows}
