@@ -34,7 +34,7 @@ from atomvision_ml.storage.errors import (
 from atomvision_ml.storage.keys import head_path
 from atomvision_ml.storage.objects import FolderObjects, Objects
 from atomvision_ml.storage.sweep import SweepReport, sweep
-from atomvision_ml.storage.versions import Facts, Version, blob_names, content_sha256
+from atomvision_ml.storage.versions import BLOCK_ROWS, Facts, Version, blob_names, blocks_sha256, content_sha256
 
 if TYPE_CHECKING:
     import polars as pl
@@ -50,7 +50,6 @@ __all__ = [
     "Version",
 ]
 
-_ROW_GROUP_ROWS = 20_000
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._=-]*$")
 
 
@@ -231,7 +230,7 @@ class Lake:
 
     @staticmethod
     def _write(rows: pa.Table, file: Path) -> None:
-        pq.write_table(rows, file, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
+        pq.write_table(rows, file, compression="zstd", row_group_size=BLOCK_ROWS)
         fsync_path(file)
 
     # -- blobs, scratch, pins -----------------------------------------------------------------------------------
@@ -305,8 +304,11 @@ def _label(key: str, partition: str | None) -> str:
 
 
 def _read_back(file: Path) -> Facts:
-    rows = pq.read_table(file, partitioning=None, memory_map=True)
-    facts = Facts.read(rows.schema, file)
-    if content_sha256(rows) != facts.content_sha256 or rows.num_rows != facts.n_rows:
-        raise DamagedDataError(f"{file} does not hold what its content hash promises")
+    """The facts of a head after reading all of it, one row group at a time; raises DamagedDataError."""
+    with pq.ParquetFile(file, memory_map=False) as head:
+        facts = Facts.read(head.schema_arrow, file)
+        blocks = (head.read_row_group(number) for number in range(head.num_row_groups))
+        found = blocks_sha256(head.schema_arrow, (block for block in blocks if block.num_rows))
+        if found != facts.content_sha256 or head.metadata.num_rows != facts.n_rows:
+            raise DamagedDataError(f"{file} does not hold what its content hash promises")
     return facts

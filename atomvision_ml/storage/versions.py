@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from atomvision_ml.storage.errors import DamagedDataError
 FACTS_KEY = b"atomvision.facts"
 """Key in the Parquet key-value metadata under which the facts stand, as JSON."""
 
-_BLOCK_ROWS = 65_536
+BLOCK_ROWS = 1024
+"""Rows that are hashed, and written as one row group, at a time; part of what a content hash is."""
 
 
 class Version(BaseModel):
@@ -77,10 +79,15 @@ def content_sha256(table: pa.Table) -> str:
 
     It depends on neither chunking, compression, file layout nor whatever bytes lie behind nulls.
     """
-    digest = hashlib.sha256(repr([(field.name, _type_name(field.type)) for field in table.schema]).encode())
-    for start in range(0, table.num_rows, _BLOCK_ROWS):
-        block = table.slice(start, _BLOCK_ROWS).combine_chunks()
-        for column in block.columns:
+    blocks = (table.slice(start, BLOCK_ROWS) for start in range(0, table.num_rows, BLOCK_ROWS))
+    return blocks_sha256(table.schema, blocks)
+
+
+def blocks_sha256(schema: pa.Schema, blocks: Iterable[pa.Table]) -> str:
+    """:func:`content_sha256` of a table that comes in blocks of ``BLOCK_ROWS`` rows, the last one shorter."""
+    digest = hashlib.sha256(repr([(field.name, _type_name(field.type)) for field in schema]).encode())
+    for block in blocks:
+        for column in block.combine_chunks().columns:
             _digest_array(digest, column.chunk(0))
     return digest.hexdigest()
 

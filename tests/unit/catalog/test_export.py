@@ -56,8 +56,8 @@ def test_parquet_keeps_every_value(table: pa.Table) -> None:
 def test_table_shows_some_rows_and_counts_all(table: pa.Table) -> None:
     text = exported(pa.table({"number": list(range(TABLE_ROWS + 5))}), "table").decode()
     assert f"{TABLE_ROWS + 5} rows, {TABLE_ROWS} shown" in text
-    assert f" {TABLE_ROWS - 1} " in text
-    assert f" {TABLE_ROWS} " not in text
+    shown = [int(line) for line in text.splitlines() if line.strip().isdigit()]
+    assert shown == list(range(TABLE_ROWS))
     one = exported(table.slice(0, 1), "table").decode()
     assert "1 row" in one
     assert "rows" not in one
