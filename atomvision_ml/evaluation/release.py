@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, "int | None"], None]
 
-RELEASE_PARAMETERS = SegmenterParameters(epochs=40, crops_per_epoch=960, patience=12)
+RELEASE_PARAMETERS = SegmenterParameters(epochs=24, crops_per_epoch=960, patience=12)
 """As by default, but trained longer than a demo can wait for."""
 
 _CARD_METRICS = ("iou", "dice", "precision", "recall", "detection_f1", "localisation_rmse_angstrom")

@@ -1,0 +1,59 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from atomvision_ml.evaluation.holdout import (
+    DOSES,
+    HoldoutParameters,
+    ItemReader,
+    holdout_rows,
+    load_item,
+    noise_seed,
+)
+
+
+def test_test_split_only_at_every_dose(small_set):
+    splits = dict(small_set.training_sets.select("image_id", "split").iter_rows())
+    assert {splits[image] for image in small_set.holdout["image_id"]} == {"test"}
+    for task, doses in DOSES.items():
+        own = small_set.holdout.filter(pl.col("task") == task)
+        n_test = small_set.training_set(task).filter(pl.col("split") == "test").height
+        assert own.height == n_test * len(doses)
+
+
+def test_rows_do_not_depend_on_order(small_set):
+    again = holdout_rows(small_set.training_sets.reverse(), small_set.images.reverse())
+    assert again == small_set.holdout.to_dicts()
+
+
+def test_noise_is_the_same_for_every_task_and_every_reading(small_set):
+    rows = small_set.holdout.filter(pl.col("mean_detected_e_per_a2") == 1000).sort("image_id", "task").to_dicts()
+    one, other = rows[:2]
+    assert one["image_id"] == other["image_id"]
+    assert one["task"] != other["task"]
+    first, second = load_item(one, small_set.open_blob), load_item(other, small_set.open_blob)
+    assert np.array_equal(first, second)
+    assert first.mean() / one["pixel_size_angstrom"] ** 2 == pytest.approx(1000, rel=0.02)
+    assert noise_seed("a", 100.0) != noise_seed("a", 1000.0) != noise_seed("b", 1000.0)
+    assert noise_seed("a", None) is None
+
+
+def test_clean_item_is_the_stored_image(small_set):
+    row = small_set.holdout.filter(pl.col("mean_detected_e_per_a2").is_null()).row(0, named=True)
+    reader = ItemReader(small_set.open_blob)
+    assert np.array_equal(reader.image(row), reader.clean(row))
+    assert reader.mask(row).dtype == bool
+
+
+def test_capped_size_keeps_the_classes(small_set):
+    rows = holdout_rows(small_set.training_sets, small_set.images, HoldoutParameters(maximum_images=3))
+    images = {(row["task"], row["image_id"]) for row in rows}
+    assert len(images) == 6
+    assert len({row["bravais_lattice"] for row in rows}) == 3
+
+
+def test_missing_image_and_empty_split_are_named(small_set):
+    with pytest.raises(ValueError, match="are not in images/stem"):
+        holdout_rows(small_set.training_sets, small_set.images.head(0))
+    with pytest.raises(ValueError, match="no task has items"):
+        holdout_rows(small_set.training_sets.filter(pl.col("split") == "train"), small_set.images)

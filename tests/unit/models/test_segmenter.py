@@ -1,0 +1,248 @@
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import cKDTree
+
+from atomvision_ml.images.atoms import find_atoms, laplacian_of_gaussian_atoms, mask_columns
+from atomvision_ml.images.columns import column_mask
+from atomvision_ml.images.detector import poisson_counts
+from atomvision_ml.models import segmenter as module
+from atomvision_ml.models.checkpoint import CheckpointError, released_checkpoint
+from atomvision_ml.models.segmenter import (
+    SegmenterLearner,
+    SegmenterParameters,
+    area_average_matrix,
+    cubic_matrix,
+    load_segmenter,
+    segment,
+    signed_distance,
+    train_segmenter,
+)
+from atomvision_ml.models.training import RESUME_FILE
+
+TINY = {"epochs": 2, "crops_per_epoch": 16, "decoder_width": 4, "validation_images": 2, "crop_px": 32, "views": 1}
+
+
+def honeycomb(size=200, pixel=0.1, bond=1.6, sigma=0.5):
+    """Columns of a honeycomb and its image, equal atoms."""
+    a = bond * np.sqrt(3)
+    base = np.array([[0, 0], [a / 2, bond / 2]])
+    steps = np.array([[a, 0], [a / 2, 1.5 * bond]])
+    n = np.stack(np.meshgrid(np.arange(-30, 30), np.arange(-30, 30)), -1).reshape(-1, 2)
+    columns = (base[:, None] + n @ steps).reshape(-1, 2) + 0.033
+    inside = ((columns > -2) & (columns < size * pixel + 2)).all(axis=1)
+    columns = columns[inside]
+    along = np.arange(size) * pixel
+    x, y = (np.exp(-0.5 * ((along - columns[:, axis, None]) / sigma) ** 2) for axis in (0, 1))
+    return columns, y.T @ x
+
+
+@given(
+    n=st.integers(8, 80),
+    pixel=st.floats(0.05, 0.2),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=40, deadline=None)
+def test_area_average_keeps_the_total(n, pixel, seed):
+    values = np.random.default_rng(seed).random(n)
+    matrix = area_average_matrix(n, pixel, 0.2)
+    widths = np.full(len(matrix), 0.2)
+    widths[-1] = n * pixel - 0.2 * (len(matrix) - 1)
+    assert np.allclose(matrix.sum(axis=1), 1)
+    assert (matrix @ values * widths).sum() == pytest.approx((values * pixel).sum())
+
+
+def test_area_average_is_binning_for_integer_ratios():
+    values = np.random.default_rng(0).random(10)
+    assert np.allclose(area_average_matrix(10, 0.1, 0.2) @ values, values.reshape(5, 2).mean(axis=1))
+
+
+def test_cubic_interpolation_is_exact_for_parabolas():
+    place = np.linspace(2, 17, 40)
+    assert np.allclose(cubic_matrix(20, place) @ np.arange(20.0) ** 2, place**2)
+
+
+@given(x=st.floats(5, 15), y=st.floats(5, 15), pixel=st.sampled_from([0.1, 0.125, 0.2]))
+@settings(max_examples=30, deadline=None)
+def test_columns_come_back_from_their_mask(x, y, pixel):
+    size = round(20 / pixel)
+    columns, is_exact = mask_columns(column_mask(np.array([[x, y], [2.0, 0.1]]), size, pixel), pixel)
+    assert is_exact.sum() == 1
+    assert np.abs(columns[is_exact][0] - (x, y)).max() < 0.25 * pixel
+
+
+def test_touching_disks_are_parted():
+    mask = column_mask(np.array([[5.0, 5.0], [6.05, 5.0], [10, 10]]), 150, 0.1)
+    columns, is_exact = mask_columns(mask, 0.1)
+    assert len(columns) == 3
+    assert is_exact.sum() == 1
+    away, _ = cKDTree(columns).query([[5.0, 5.0], [6.05, 5.0]])
+    assert away.max() < 0.1
+
+
+def test_signed_distance_is_the_distance_to_the_edge():
+    mask = column_mask(np.array([[6.03, 5.0]]), 120, 0.1)
+    parameters = SegmenterParameters()
+    target = signed_distance(mask, 0.1, parameters)
+    along = (np.arange(60) + 0.5) * 0.2 - 0.05
+    truth = np.clip(0.5 - np.hypot(along[None, :] - 6.03, along[:, None] - 5.0), -0.5, 0.5)
+    assert np.abs(target - truth).max() < 0.03
+
+
+def test_atoms_of_a_perfect_map_are_found_to_a_picometre():
+    columns, image = honeycomb()
+    along = np.arange(200) * 0.1
+    grid = np.stack(np.meshgrid(along, along), -1)
+    away, _ = cKDTree(columns).query(grid)
+    atoms = find_atoms(1 / (1 + np.exp(-(0.5 - away) / 0.1)), image, 0.1)
+    found = np.array([(atom["x_angstrom"], atom["y_angstrom"]) for atom in atoms])
+    inner = ((columns > 1) & (columns < 19)).all(axis=1)
+    distance, _ = cKDTree(found).query(columns[inner])
+    assert distance.max() < 0.02
+    assert all(atom["intensity"] > 0.5 * image.max() for atom in atoms if 1 < atom["x_angstrom"] < 19)
+
+
+def test_laplacian_of_gaussian_is_sub_pixel():
+    columns, image = honeycomb(bond=2.5)
+    found = laplacian_of_gaussian_atoms(image, 0.1)
+    inner = ((columns > 1) & (columns < 19)).all(axis=1)
+    distance, _ = cKDTree(found[:, :2]).query(columns[inner])
+    assert distance.max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("image", "pixel", "message"),
+    [
+        (np.zeros(9), 0.1, r"\[y, x\]"),
+        (np.zeros((4, 40)), 0.1, "too small"),
+        (np.zeros((16, 16)), 0.1, "too small"),
+        (np.full((40, 40), np.nan), 0.1, "1600 of 1600 pixels are not finite"),
+        (np.ones((40, 40)), 0.0, "must be positive"),
+        (np.ones((40, 40)), float("nan"), "must be positive"),
+    ],
+)
+def test_bad_images_are_named(image, pixel, message):
+    with pytest.raises(ValueError, match=message):
+        segment(image, pixel)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, -3.0])
+def test_constant_image_has_no_atoms(value):
+    result = segment(np.full((64, 48), value), 0.1)
+    assert not result.atoms
+    assert not result.mask.any()
+    assert result.probability.shape == (64, 48)
+
+
+def test_unknown_model_is_named():
+    with pytest.raises(CheckpointError, match="neither a checkpoint folder"):
+        segment(np.eye(64), 0.1, "nobody")
+
+
+@pytest.mark.parametrize("pixel", [0.1, 0.15, 0.25])
+def test_released_model_finds_every_atom_of_a_honeycomb(pixel):
+    size = round(20 / pixel)
+    columns, image = honeycomb(size, pixel)
+    truth = column_mask(columns, size, pixel)
+    for exposed in (image, poisson_counts(image, pixel, 1000, 1), -3 + 250 * image):
+        result = segment(exposed, pixel)
+        iou = (result.mask & truth).sum() / (result.mask | truth).sum()
+        found = np.array([(atom["x_angstrom"], atom["y_angstrom"]) for atom in result.atoms])
+        inner = ((columns > 1) & (columns < 19)).all(axis=1)
+        distance, _ = cKDTree(found).query(columns[inner])
+        assert distance.max() < 0.2
+        assert iou > 0.8
+    assert result.model.startswith("segmenter@")
+
+
+def test_brightness_and_contrast_do_not_matter():
+    _, image = honeycomb(128)
+    assert np.allclose(segment(image, 0.1).probability, segment(40 - 10 + 3e4 * image, 0.1).probability, atol=1e-3)
+
+
+def test_tiles_agree_with_the_whole(monkeypatch):
+    _, image = honeycomb(640)
+    whole = segment(image, 0.1).probability
+    monkeypatch.setattr(module, "_TILE_PX", 192)
+    tiled = segment(image, 0.1).probability
+    assert tiled.shape == whole.shape
+    assert np.abs(tiled - whole).max() < 0.05
+
+
+def test_small_training_is_resumed_and_says_what_it_did(small_set, tmp_path):
+    items = small_set.training_set("segmentation")
+    parameters = SegmenterParameters(**TINY)
+    calls = []
+    checkpoint = train_segmenter(
+        items,
+        small_set.open_blob,
+        parameters,
+        scratch=tmp_path,
+        device="cpu",
+        progress=lambda *args: calls.append(args),
+        data_versions={"models/training_sets/segmentation": "v1"},
+    )
+    assert calls[-1] == (4, 4)
+    assert (tmp_path / RESUME_FILE).exists()
+    assert checkpoint.card.splits["test"] == (items["split"] == "test").sum()
+    assert checkpoint.card.data_versions == {"models/training_sets/segmentation": "v1"}
+    assert len(checkpoint.curves()) == 2
+    assert (checkpoint.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    loaded = load_segmenter(checkpoint.folder)
+    image = np.random.default_rng(0).random((64, 64))
+    assert loaded.probability(image, 0.1).shape == (64, 64)
+    assert (
+        segment(image, 0.1, checkpoint.folder).model
+        == loaded.label
+        != load_segmenter(released_checkpoint("segmenter")).label
+    )
+
+
+def test_the_test_split_is_never_read(small_set, tmp_path):
+    items = small_set.training_set("segmentation")
+    learner = SegmenterLearner(items, small_set.open_blob, SegmenterParameters(**TINY))
+    read = []
+    original = learner._read
+
+    def spy(row):
+        read.append(row["item_id"])
+        return original(row)
+
+    learner._read = spy
+    for _ in learner.batches(0):
+        pass
+    learner.network.eval()
+    import torch
+
+    with torch.inference_mode():
+        learner.validate(torch.device("cpu"))
+    splits = dict(items.select("item_id", "split").iter_rows())
+    assert {splits[item] for item in read} == {"train", "val"}
+
+
+def test_batches_depend_on_nothing_but_the_epoch(small_set):
+    items = small_set.training_set("segmentation")
+    parameters = SegmenterParameters(**TINY)
+    first, second = (SegmenterLearner(items, small_set.open_blob, parameters) for _ in range(2))
+    list(first.batches(0))
+    for (a, b), (c, d) in zip(first.batches(1), second.batches(1), strict=True):
+        assert a.shape == (8, 1, 32, 32)
+        assert np.array_equal(a, c)
+        assert np.array_equal(b, d)
+    assert not np.array_equal(next(first.batches(0))[0], next(first.batches(1))[0])
+
+
+def test_cache_is_bounded(small_set):
+    learner = SegmenterLearner(small_set.training_set("segmentation"), small_set.open_blob, SegmenterParameters(**TINY))
+    learner.cache_bytes = 300_000
+    list(learner.batches(0))
+    assert len(learner._cache) <= 3
+    assert learner._cached_bytes <= 300_000
+
+
+def test_empty_split_is_named(small_set):
+    items = small_set.training_set("segmentation").filter(pl.col("split") != "val")
+    with pytest.raises(ValueError, match="val split is empty"):
+        SegmenterLearner(items, small_set.open_blob, SegmenterParameters(**TINY))
