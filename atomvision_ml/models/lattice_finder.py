@@ -156,11 +156,15 @@ def _prepared(image: ArrayLike, pixel_size_angstrom: float) -> Array:
 def _reflections(values: Array, parameters: LatticeFinderParameters) -> Peaks:
     """Peaks of the power spectrum above the noise and within reach of the strongest."""
     spectrum = power_spectrum(values, is_windowed=True)
-    peaks = significant_peaks(spectrum, threshold=parameters.peak_threshold, most=64)
-    periods = np.linalg.norm(peaks.frequencies, axis=1) * min(values.shape)
-    peaks = peaks.where(periods > 1 / _LONGEST_PERIOD)
-    if len(peaks):
-        peaks = peaks.where(peaks.power > peaks.power[0] * parameters.relative_floor**2)
+    # The reflections of a large cell in a small field leave no noise between them; the outer rings then tell it.
+    for candidate in (spectrum, spectrum.with_white_floor()):
+        peaks = significant_peaks(candidate, threshold=parameters.peak_threshold, most=64)
+        periods = np.linalg.norm(peaks.frequencies, axis=1) * min(values.shape)
+        peaks = peaks.where(periods > 1 / _LONGEST_PERIOD)
+        if len(peaks):
+            peaks = peaks.where(peaks.power > peaks.power[0] * parameters.relative_floor**2)
+        if len(peaks) > 3:
+            break
     if len(peaks) < 2:
         raise NoLatticeError(f"{len(peaks)} significant reflections in the power spectrum; a lattice needs two")
     return peaks

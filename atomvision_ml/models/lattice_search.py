@@ -64,7 +64,7 @@ class LatticeSearch:
             finer = self._finer(refined.fit)
             if finer is None:
                 break
-            refined = self._refined(finer)
+            refined = finer
         for _ in range(3):
             coarser = self._coarser(refined.fit)
             if coarser is None:
@@ -86,35 +86,43 @@ class LatticeSearch:
         return min(self.reach, math.sqrt(2 * self._most_harmonics * abs(np.linalg.det(basis)) / math.pi))
 
     def _best(self, options: list[RefinedBasis]) -> RefinedBasis:
-        """The option with the least Bayesian information criterion."""
+        """The option with the least Bayesian information criterion (white noise, two numbers a harmonic)."""
         n = self.values.size
 
         def cost(option: RefinedBasis) -> float:
             return n * math.log(option.fit.pixel_variance) + 2 * len(option.fit.indices) * math.log(n)
 
-        return min(options, key=cost) if len(options) > 1 else options[0]
+        return min(options, key=cost)
 
     def _test(self, fit: HarmonicFit) -> ResidualTest:
         return ResidualTest.of(fit, self._reach_of(fit.basis), self._relative_floor)
 
-    def _finer(self, fit: HarmonicFit) -> Array | None:
-        """The finer reciprocal lattice with most evidence, if that suffices; else the alternatives are noted."""
+    def _finer(self, fit: HarmonicFit) -> RefinedBasis | None:
+        """The finer reciprocal lattice that the residual demands, if it does; else the alternatives are noted.
+
+        Strong new reflections leak to the places of others, so the candidates with evidence are fitted before one is
+        chosen.
+        """
         test = self._test(fit)
         scored = [
             (test.log_bayes_factor(basis) - _INDEX_PENALTY * math.log(index), basis)
             for index, basis in finer_lattices(fit.basis, self._largest_index)
             if abs(np.linalg.det(basis)) * self.values.size > _SMALLEST_CELL_BINS2
         ]
-        best = max(scored, key=lambda each: each[0], default=(-math.inf, fit.basis))
-        if best[0] > self._minimum_evidence:
-            self.alternatives.append((math.exp(max(self._minimum_evidence - best[0], -50.0)), fit.basis))
-            return best[1]
-        self.alternatives += [(math.exp(score - self._minimum_evidence), basis) for score, basis in scored]
+        scored.sort(key=lambda each: -each[0])
+        wanted = [(score, basis) for score, basis in scored[:4] if score > self._minimum_evidence]
+        options = [self._refined(basis) for _, basis in wanted]
+        options = [option for option in options if option.fit.pixel_variance <= fit.pixel_variance]
+        if options:
+            self.alternatives.append((math.exp(max(self._minimum_evidence - wanted[0][0], -50.0)), fit.basis))
+            return self._best(options)
+        self.alternatives += [(math.exp(min(score - self._minimum_evidence, 0.0)), basis) for score, basis in scored]
         return None
 
     def _coarser(self, fit: HarmonicFit) -> RefinedBasis | None:
         """A coarser reciprocal lattice whose fit leaves no evidence for the present one."""
-        snr = np.abs(fit.amplitudes) ** 2 / (fit.pixel_variance * fit.variances)
+        floor = fit.residual.size * (self._relative_floor * float(np.abs(fit.amplitudes).max())) ** 2
+        snr = np.abs(fit.amplitudes) ** 2 / ((fit.pixel_variance + floor) * fit.variances)
         for index in range(self._largest_index, 1, -1):
             for matrix in sublattice_matrices(index):
                 off = off_lattice(fit.indices, matrix)

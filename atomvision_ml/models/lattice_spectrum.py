@@ -6,7 +6,7 @@ pixel, as rows (kx, ky); images are [y, x].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,10 @@ class Spectrum:
     def noise_at(self, frequencies: Array) -> Array:
         """Noise power at frequencies (n, 2)."""
         return np.interp(np.hypot(frequencies[:, 0], frequencies[:, 1]), self.radii, self.floor)
+
+    def with_white_floor(self) -> Spectrum:
+        """The same with the noise of the quietest ring everywhere."""
+        return replace(self, floor=np.full_like(self.floor, self.floor.min()))
 
     def power_at(self, frequencies: Array) -> Array:
         """Power at the nearest sample of each frequency (..., 2)."""
