@@ -142,7 +142,7 @@ def mask_columns(
     slack = 2 * np.sqrt(area)
     touching = np.isin(regions, np.flatnonzero(sizes > area + slack)) & atoms
     if touching.any():
-        depth = distance_transform_edt(np.pad(touching, 1))[1:-1, 1:-1]
+        depth = np.asarray(distance_transform_edt(np.pad(touching, 1)), float)[1:-1, 1:-1]
         radius_px = radius_angstrom / pixel_size_angstrom
         peaks = local_maxima(depth, 0.7 * radius_px, 0.6 * radius_px)
         seeds = np.zeros(atoms.shape, np.int32)
@@ -152,10 +152,10 @@ def mask_columns(
     names, regions = np.unique(regions, return_inverse=True)
     regions = regions.reshape(atoms.shape) + (1 if names[0] != 0 else 0)
     count = int(regions.max(initial=0))
-    centres, sizes = _centres_of_mass(regions, atoms.astype(float), count)
+    centres, areas = _centres_of_mass(regions, atoms.astype(float), count)
     cut = np.unique(np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]]))
     was_touching = np.unique(regions[touching])
-    is_exact = np.abs(sizes - area) <= slack
+    is_exact = np.abs(areas - area) <= slack
     for doubtful in (cut, was_touching):
         is_exact[doubtful[doubtful > 0] - 1] = False
     centres[is_exact] = _redrawn(centres[is_exact], radius_angstrom / pixel_size_angstrom)
@@ -190,7 +190,7 @@ def _centres_of_mass(regions: NDArray[Any], weights: Floats, count: int) -> tupl
     """Centres (count, 2) as row and column, and total weights (count,), of regions 1 to count."""
     rows, columns = np.indices(regions.shape)
     flat, mass = regions.ravel(), weights.ravel()
-    total = np.bincount(flat, mass, count + 1)[1:]
+    total = np.bincount(flat, mass, count + 1)[1:].astype(float)
     safe = np.where(total > 0, total, 1.0)
     y = np.bincount(flat, mass * rows.ravel(), count + 1)[1:] / safe
     x = np.bincount(flat, mass * columns.ravel(), count + 1)[1:] / safe

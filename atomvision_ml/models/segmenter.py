@@ -146,6 +146,7 @@ def build_network(parameters: SegmenterParameters) -> torch.nn.Module:
         def __init__(self) -> None:
             super().__init__()
             self.unet = unet
+            self.blur: torch.Tensor
             self.register_buffer("blur", (line / line.sum()).outer(line / line.sum())[None, None], persistent=False)
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -118,15 +118,16 @@ def build_gallery(
             done += 1
             if progress is not None:
                 progress(done, total)
+        name = f"{task}.html"
         page = {
-            "page": f"{task}.html",
+            "page": name,
             "title": _TITLES[task],
             "entries": entries,
             "tables": result_tables(metrics, task),
             "verdict": verdicts.get(task),
         }
-        _write(folder / page["page"], "task.html.j2", **page)
-        pages.append({"page": page["page"], "title": page["title"], "n_items": len(entries)})
+        _write(folder / name, "task.html.j2", **page)
+        pages.append({"page": name, "title": _TITLES[task], "n_items": len(entries)})
         cards.append(_summary(page, metrics, task))
     title = "AtomVision gallery"
     _write(folder / "index.html", "index.html.j2", title=title, cards=cards)

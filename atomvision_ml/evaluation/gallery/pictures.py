@@ -130,11 +130,11 @@ def diffractogram_picture(
     if vectors_angstrom is not None:
         reflections = _reflections(np.reshape(vectors_angstrom, (2, 2)), limit)
         axis.plot(*reflections.T, ls="", marker="o", mfc="none", mec="#7bdff2", ms=8, mew=0.6)
-    axis.set_axis_on()
-    axis.set(xlim=(-limit, limit), ylim=(limit, -limit), xlabel="1/Å", ylabel="1/Å")
+    ticks = np.linspace(-limit, limit, 5)
+    axis.set(xlim=(-limit, limit), ylim=(limit, -limit), xticks=ticks, yticks=ticks)
+    axis.set_xlabel("1/Å", fontsize=8)
+    axis.set_ylabel("1/Å", fontsize=8)
     axis.tick_params(labelsize=7)
-    axis.xaxis.label.set_size(8)
-    axis.yaxis.label.set_size(8)
     return _png(figure)
 
 
@@ -217,7 +217,12 @@ def _draw_cell(axis: Axes, origin: NDArray[Any], vectors: NDArray[Any], color: s
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]]) @ vectors + origin
     axis.plot(*corners.T, color=color, lw=1.1)
     for vector in vectors:
-        axis.annotate("", xy=origin + vector, xytext=origin, arrowprops={"arrowstyle": "->", "color": color, "lw": 1.6})
+        axis.annotate(
+            "",
+            xy=tuple(origin + vector),
+            xytext=tuple(origin),
+            arrowprops={"arrowstyle": "->", "color": color, "lw": 1.6},
+        )
 
 
 def _brightest_near_middle(values: NDArray[Any], pixel: float) -> int:
