@@ -13,9 +13,8 @@ from atomvision_ml.schemas.core import Column
 
 S, I32, I64, F64 = pa.string(), pa.int32(), pa.int64(), pa.float64()
 
-LOWER_IS_BETTER = r"(error|loss|rmse|mae|ece|brier|nll|distance|deviation|false_)"
-"""Metrics whose name matches (regular expression, anywhere in the name) are better when smaller; all others are
-better when larger."""
+LOWER_IS_BETTER = "(^|_)(error|loss|rmse|mae|ece|brier|nll|distance|deviation|false)(_|$)"
+"""Metrics with one of these words in their name are better when smaller; all others are better when larger."""
 
 PUBLISHED_FIGURES = (
     ("lattice", "accuracy", 0.830, "section 3.4: DenseNet, noiseless, random split"),

@@ -135,13 +135,13 @@ def ask(lake: Lake, query: str) -> Iterator[pa.RecordBatchReader]:
         QueryRefusedError: there is no statement, more than one, or one that does not read.
         duckdb.Error: DuckDB's own words on what is wrong with it.
     """
+    statements = duckdb.extract_statements(query)
+    if len(statements) != 1:
+        raise QueryRefusedError(f"one statement is expected, but there are {len(statements)}")
+    kind = statements[0].type
+    if kind not in _READING:
+        raise QueryRefusedError(f"the warehouse is read only: {kind.name} is refused; ask with SELECT")
     with snapshot(lake) as connection:
-        statements = connection.extract_statements(query)
-        if len(statements) != 1:
-            raise QueryRefusedError(f"one statement is expected, but there are {len(statements)}")
-        kind = statements[0].type
-        if kind not in _READING:
-            raise QueryRefusedError(f"the warehouse is read only: {kind.name} is refused; ask with SELECT")
         relation = connection.sql(query)
         yield relation.to_arrow_reader()
 

@@ -9,8 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from atomvision_ml.cli.sql import sql
 from atomvision_ml.schemas.tables import table
+from atomvision_ml.settings import Settings
 from atomvision_ml.storage.lake import Lake, Version
 
 START = "import sys, typer; from atomvision_ml.cli.{0} import {0}; sys.argv[0] = '{0}'; typer.run({0})"
@@ -70,11 +74,14 @@ def test_other_formats(root: Path, tmp_path: Path) -> None:
         ("SELECT error('boom')", "boom"),
     ],
 )
-def test_an_error_is_one_line(root: Path, query: str, says: str) -> None:
-    done = atomvision(root, "sql", query)
-    assert done.returncode == 1
-    assert done.stdout == b""
-    message = done.stderr.decode()
+def test_an_error_is_one_line(root: Path, query: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atomvision_ml.settings.settings", lambda: Settings(root=str(root)))
+    app = typer.Typer()
+    app.command()(sql)
+    done = CliRunner().invoke(app, [query])
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    message = done.stderr
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert says in message
