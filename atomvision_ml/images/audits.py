@@ -226,7 +226,7 @@ def plane_operations(specimen: Specimen) -> list[tuple[np.ndarray, np.ndarray]]:
     species = [kinds[tuple(sorted(specimen.numbers[group].tolist()))] + 1 for group in groups]
     cell = np.zeros((3, 3))
     cell[:2, :2], cell[2, 2] = specimen.cell_angstrom, 20.0
-    found = spglib.get_symmetry((cell, sites, species), symprec=1e-3)
+    found = spglib.get_symmetry((cell.tolist(), sites.tolist(), species), symprec=1e-3)
     if found is None:
         return []
     operations: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = {}

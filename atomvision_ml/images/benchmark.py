@@ -10,6 +10,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ def _against_peer(
     name: str, structures: Sequence[ase.Atoms], pixel_size: float, seed: int, aims: tuple[float | None, float | None]
 ) -> Iterator[Row]:
     peer = _peer(pixel_size)
-    ours = np.array([_median_s(lambda a=a: _single(a, pixel_size), _REPEATS) for a in _distinct(structures)])
+    ours = np.array([_median_s(partial(_single, a, pixel_size), _REPEATS) for a in _distinct(structures)])
     theirs = np.array([_median_s(peer(a), _REPEATS) for a in _distinct(structures)])
     random = np.random.default_rng(seed)
     poses = [View(pixel_size, SIZE_PX, random.uniform(0, 360), tuple(random.uniform(0, 5, 2))) for _ in structures]

@@ -105,10 +105,10 @@ def merge_columns(
     )
     while True:
         groups = _groups(columns.positions_angstrom, periods_angstrom, distance_angstrom)
-        if len(groups) == len(columns.weights):
-            return columns
         merged = [_merge_group(columns, group, periods_angstrom, distance_angstrom) for group in groups]
         parts = sorted((part for group in merged for part in group), key=lambda part: part[0])
+        if len(parts) == len(columns.weights):
+            return columns
         columns = Columns(
             np.array([xy for _, xy, _, _ in parts]),
             np.array([weight for _, _, weight, _ in parts]),
@@ -146,6 +146,9 @@ def _merge_group(
     columns: Columns, group: np.ndarray, periods: np.ndarray, distance: float
 ) -> list[tuple[int, np.ndarray, float, int]]:
     """Merge closest pairs inside one group; returns (first atom, position, weight, number of atoms) of each column."""
+    if len(group) == 1:
+        n = int(group[0])
+        return [(n, columns.positions_angstrom[n], float(columns.weights[n]), int(columns.n_atoms[n]))]
     first = [int(n) for n in group]
     xy, weights, counts = (
         columns.positions_angstrom[group],

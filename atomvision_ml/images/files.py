@@ -144,7 +144,7 @@ def read_pixel_size(path: str | Path) -> float | None:
 
     try:
         with tifffile.TiffFile(path) as file:
-            told = json.loads(file.pages[0].description).get("pixel_size_angstrom")
+            told = json.loads(file.pages.first.description).get("pixel_size_angstrom")
     except (tifffile.TiffFileError, OSError, ValueError, AttributeError):
         return None
     return float(told) if isinstance(told, int | float) and told > 0 else None

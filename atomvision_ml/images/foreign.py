@@ -151,7 +151,9 @@ def _all_can_be_judged(count: int, problems: dict[str, str]) -> AuditResult:
 
 def _coincident_atoms_add(fits: list[tuple[Claim, Fit]]) -> AuditResult:
     """Compare the fit with all atoms to the fit with coincident atoms of one element counted once."""
-    lost, kept, details = [], [], {}
+    lost: list[str] = []
+    kept: list[str] = []
+    details: dict[str, dict[str, Any]] = {}
     for claim, fit in fits:
         full, once = fit.residuals
         name = claim.specimen.image_id
@@ -467,11 +469,13 @@ def _zarr_pictures(path: Path) -> Iterator[tuple[str, Callable[[], _Picture]]]:
         own = StemSet.open(path)
     except ValueError:
         group = zarr.open_group(str(path), mode="r")
-        if "images" not in group or group["images"].ndim != 3:
+        images = group.get("images")
+        if not isinstance(images, zarr.Array) or images.ndim != 3:
             raise ForeignAuditError(f"{path}: this Zarr group has no array `images` (n, y, x)") from None
-        names = group.attrs.get("image_ids") or [str(n) for n in range(group["images"].shape[0])]
-        for n, name in enumerate(names):
-            yield name, partial(lambda n: _Picture(np.asarray(group["images"][n], float), False), n)
+        names = group.attrs.get("image_ids")
+        for n in range(images.shape[0]):
+            name = str(names[n]) if isinstance(names, list) and n < len(names) else str(n)
+            yield name, partial(lambda n: _Picture(np.asarray(images[n], float), False), n)
         return
     probe = (own.parameters.sigma_angstrom, own.parameters.z_exponent)
     for n, name in enumerate(own.image_ids):

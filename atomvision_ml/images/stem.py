@@ -40,7 +40,7 @@ Precision = Literal["float32", "float64"]
 _TOLERANCE: dict[str, float] = {"float32": 1e-6, "float64": 1e-7}
 """Bound of what the truncation may leave out, relative to the image's maximum."""
 
-_REACH_SIGMAS: dict[str, float] = {"float32": 5.6, "float64": 6.2}
+_REACH_SIGMAS: dict[str, float] = {"float32": 7.0, "float64": 8.0}
 """Distance in σ beyond which the atom sum leaves an atom out."""
 
 _STRIP_PX = 32
@@ -166,7 +166,7 @@ def project(
     Raises:
         ValueError: not finite numbers, or the periodic vectors span no area in the (x, y) plane.
     """
-    positions = np.asarray(positions_angstrom, float).reshape(len(numbers), -1)[:, :2]
+    positions = np.asarray(positions_angstrom, float)[:, :2]
     vectors = np.asarray(cell_angstrom, float)[:2, :2]
     periods = vectors[np.asarray(is_periodic[:2], bool)]
     if not (np.isfinite(positions).all() and np.isfinite(periods).all()):
@@ -394,6 +394,9 @@ def _terms_if_cheaper(projection: Projection, view: View, sigma: float, precisio
     of the field (one product over the rows it reaches, and two Gaussians).
     """
     if len(projection.periods_angstrom) < 2 or len(projection.weights) == 0:
+        return None
+    if view.field_angstrom < np.hypot(*projection.periods_angstrom.T).sum():
+        # Such a field may show no atom, and its own maximum be far below the layer's, to which the terms are bounded.
         return None
     reach = 2 * _REACH_SIGMAS[precision] * sigma
     atoms = len(projection.weights) / projection.area_angstrom2 * (view.field_angstrom + reach) ** 2

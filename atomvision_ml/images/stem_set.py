@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import polars as pl
@@ -322,7 +322,7 @@ def _make_shard(
         )
         contents.append(content)
     for name, values in (("images", images), ("masks", masks)):
-        group[name][shard.start : shard.stop] = values
+        _array(group, name)[shard.start : shard.stop] = values
     work.note_done(shard, _rows(shard, chosen, contents, images, masks, parameters, source))
 
 
@@ -418,6 +418,10 @@ def _lists(struct: pa.StructType, values: Sequence[np.ndarray], lengths: Sequenc
     return pa.ListArray.from_arrays(pa.array(offsets), pa.StructArray.from_arrays(arrays, fields=list(struct)))
 
 
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    return cast("zarr.Array", group[name])
+
+
 class StemSet:
     """Lazy access to a written set."""
 
@@ -449,26 +453,29 @@ class StemSet:
 
     @cached_property
     def _images(self) -> zarr.Array:
-        return self._group["images"]
+        return _array(self._group, "images")
 
     @cached_property
     def _masks(self) -> zarr.Array:
-        return self._group["masks"]
+        return _array(self._group, "masks")
 
     @cached_property
     def image_ids(self) -> tuple[str, ...]:
         """Identifiers in the order of the arrays."""
-        return tuple(self._group.attrs["image_ids"])
+        return tuple(cast("list[str]", self._group.attrs["image_ids"]))
 
     @cached_property
     def parameters(self) -> StemParameters:
         """What the set was made with."""
-        return StemParameters(**self._group.attrs["parameters"])
+        return StemParameters.model_validate(self._group.attrs["parameters"])
 
     @cached_property
     def poses(self) -> np.ndarray:
         """(n, 4) float64, columns as in ``POSE``."""
-        parts = [np.asarray(self._group[name][:]) for name in ("pixel_size_angstrom", "rotation_deg", "shift_angstrom")]
+        parts = [
+            np.asarray(_array(self._group, name)[:])
+            for name in ("pixel_size_angstrom", "rotation_deg", "shift_angstrom")
+        ]
         return np.column_stack(parts).reshape(-1, 4)
 
     def view(self, index: int) -> View:
