@@ -1,28 +1,24 @@
-"""Preparation of micrographs before they are analysed: background and vignetting."""
+"""Preparation of micrographs before they are analysed: smooth background and vignetting."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Array = NDArray[np.float64]
+
 _DEGREE = 2
-_VIGNETTING = 0.10
-"""Relative spread of the smooth contrast below which it is left alone (it is then the lattice cut by the frame)."""
+_LEAST_GAIN = 0.2
 
 
-def detrend(image: ArrayLike) -> NDArray[np.float64]:
-    """Remove a smooth background and, where the contrast itself varies over the field, that variation.
-
-    The background is a polynomial of degree 2 in x and y by least squares. What remains is divided by the square root
-    of a degree-2 polynomial fit to its local mean square (vignetting, thickness) if that fit varies by more than 10 %
-    (rms).
+def detrend(image: ArrayLike) -> Array:
+    """Remove a smooth background: offset, slope and curvature of brightness.
 
     Args:
-        image: [y, x], finite.
+        image: [y, x], finite, sides of at least 4 pixels.
 
     Returns:
-        [y, x] float64 with zero mean, in the image's units (contrast scaled to its mean where vignetting was
-        removed).
+        [y, x] float64, the image less its least-squares polynomial of total degree 2 in x and y; its mean is zero.
 
     Raises:
         ValueError: the image is not two-dimensional, has a side below 4, or has values that are not finite.
@@ -33,31 +29,44 @@ def detrend(image: ArrayLike) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise ValueError(f"{bad} of {values.size} pixels are not finite; fill or crop them first")
-    flat = values - smooth_part(values)
-    contrast = smooth_part(flat**2)
-    mean = float(contrast.mean())
-    contrast = np.maximum(contrast, 0.05 * mean)
-    if mean > 0 and np.std(contrast) > 2 * _VIGNETTING * mean:
-        flat = flat * np.sqrt(mean / contrast)
-        flat -= smooth_part(flat)
-    return flat
+    return values - smooth_part(values)
 
 
-def smooth_part(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least-squares polynomial of total degree 2 in x and y: the part of an image that :func:`detrend` calls
-    background.
+def smooth_part(values: Array) -> Array:
+    """Least-squares polynomial of total degree 2 in x and y, which :func:`detrend` calls background.
 
     Args:
-        values: [y, x], finite, sides of at least 4.
+        values: [y, x], finite, sides of at least 4 pixels.
     """
     along_y, along_x = (_orthonormal(n) for n in values.shape)
     coefficients = along_y.T @ values @ along_x
     order = np.arange(_DEGREE + 1)
     coefficients[order[:, None] + order[None, :] > _DEGREE] = 0.0
-    return along_y @ coefficients @ along_x.T
+    return np.asarray(along_y @ coefficients @ along_x.T, dtype=np.float64)
 
 
-def _orthonormal(n: int) -> NDArray[np.float64]:
+def gain_against(image: Array, model: Array) -> Array:
+    """Smooth gain of an image against a model of what an evenly lit field would show (vignetting, thickness).
+
+    The gain is 1 + a polynomial of total degree 2 without a constant, by least squares of image ≈ gain · model.
+
+    Args:
+        image: [y, x], background removed.
+        model: [y, x], as the image.
+
+    Returns:
+        [y, x] gain, at least 0.2; 1 everywhere if the model is constant.
+    """
+    along_y, along_x = (_orthonormal(n) for n in image.shape)
+    orders = [(i, j) for i in range(_DEGREE + 1) for j in range(_DEGREE + 1 - i)]
+    columns = np.stack([(model * np.outer(along_y[:, i], along_x[:, j])).ravel() for i, j in orders])
+    coefficients = np.linalg.lstsq(columns @ columns.T, columns @ image.ravel(), rcond=1e-9)[0]
+    gain = sum(c * np.outer(along_y[:, i], along_x[:, j]) for c, (i, j) in zip(coefficients, orders, strict=True))
+    mean = float(np.mean(gain))
+    return np.maximum(gain / mean, _LEAST_GAIN) if mean > 0 else np.ones_like(image)
+
+
+def _orthonormal(n: int) -> Array:
     """(n, degree + 1) orthonormal polynomials on n equidistant points."""
     powers = np.vander(np.linspace(-1.0, 1.0, n), _DEGREE + 1, increasing=True)
-    return np.linalg.qr(powers)[0]
+    return np.asarray(np.linalg.qr(powers)[0], dtype=np.float64)

@@ -25,18 +25,36 @@ _SPIKE_SIGMAS = 2.5
 near a class are in it exactly."""
 
 
-def class_probabilities(cell: Array, covariance: Array, tolerance: float) -> dict[str, float]:
-    """Probability of each Bravais class for one measured cell.
+def strain_sigmas(cell: Array, covariance: Array) -> dict[str, float]:
+    """Standard uncertainty of the strain to each special class, by steps along the principal axes of the covariance.
 
     Args:
         cell: (2, 2) reduced cell, rows.
         covariance: (4, 4) of its components, row by row.
+    """
+    strains = class_strains(cell)
+    variances = dict.fromkeys(_SPECIAL, 0.0)
+    values, axes = np.linalg.eigh(covariance)
+    for value, axis in zip(values, axes.T, strict=True):
+        step = math.sqrt(max(float(value), 0.0)) * axis.reshape(2, 2)
+        ends = class_strains(cell + step), class_strains(cell - step)
+        for name in _SPECIAL:
+            variances[name] += max(abs(end[name] - strains[name]) for end in ends) ** 2
+    return {name: math.sqrt(variance) for name, variance in variances.items()}
+
+
+def class_probabilities(cell: Array, sigmas: dict[str, float], tolerance: float) -> dict[str, float]:
+    """Probability of each Bravais class for one measured cell.
+
+    Args:
+        cell: (2, 2) cell, rows.
+        sigmas: Standard uncertainty of the strain to each special class.
         tolerance: Largest symmetrising strain (fraction) of a class.
 
     Returns:
         Class name to probability, in the order of the published class numbers, summing to 1.
     """
-    strains, sigmas = _strains(cell, covariance)
+    strains = class_strains(cell)
     inside = {name: _inside(strains[name], sigmas[name], tolerance) for name in _SPECIAL}
     neither = (1 - inside["hexagonal"]) * (1 - inside["square"])
     rectangular, rhombic = inside["rectangular"], inside["rhombic"]
@@ -55,19 +73,6 @@ def mix(parts: list[tuple[float, dict[str, float]]]) -> dict[str, float]:
     """Mixture of class probabilities, weights first; the weights need not sum to 1."""
     total = sum(weight for weight, _ in parts)
     return {name: sum(weight * each[name] for weight, each in parts) / total for name in BRAVAIS_LATTICES}
-
-
-def _strains(cell: Array, covariance: Array) -> tuple[dict[str, float], dict[str, float]]:
-    """Strain to each class and its standard uncertainty, by steps along the principal axes of the covariance."""
-    strains = class_strains(cell)
-    variances = dict.fromkeys(_SPECIAL, 0.0)
-    values, axes = np.linalg.eigh(covariance)
-    for value, axis in zip(values, axes.T, strict=True):
-        step = math.sqrt(max(float(value), 0.0)) * axis.reshape(2, 2)
-        ends = class_strains(cell + step), class_strains(cell - step)
-        for name in _SPECIAL:
-            variances[name] += max(abs(end[name] - strains[name]) for end in ends) ** 2
-    return strains, {name: math.sqrt(variance) for name, variance in variances.items()}
 
 
 def _inside(strain: float, sigma: float, tolerance: float) -> float:

@@ -11,18 +11,26 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from atomvision_ml.images.preprocess import smooth_part
+from atomvision_ml.images.preprocess import gain_against, smooth_part
 from atomvision_ml.models.lattice_evidence import ResidualTest, finer_lattices, off_lattice, sublattice_matrices
 from atomvision_ml.models.lattice_harmonics import HarmonicFit, RefinedBasis, harmonic_indices, refine_basis
 from atomvision_ml.structures.lattice import reduce_cell
 
 Array = NDArray[np.float64]
 
-_SMALLEST_CELL_BINS2 = 1.6
+_SMALLEST_CELL_BINS2 = 4.0
 """Reciprocal cells of fewer resolution elements than this cannot be told from a continuum."""
 
 _INDEX_PENALTY = 1.5
 """Prior: the log odds of a superlattice fall with this power of its index."""
+
+_MOST_SUPERLATTICES = 6
+_MOST_STEPS = 6
+_AT_REST_BINS = 0.003
+"""Steps of the basis end below this many resolution elements; the error left is quadratically smaller."""
+
+_EVEN_GAIN = 0.03
+"""Spread of the gain over the field below which the image counts as evenly lit."""
 
 
 class LatticeSearch:
@@ -59,12 +67,11 @@ class LatticeSearch:
         Raises:
             numpy.linalg.LinAlgError: the reflections cannot be told apart on this field.
         """
-        refined = self._best([self._refined(basis) for basis in bases])
-        for _ in range(6):
-            finer = self._finer(refined.fit)
-            if finer is None:
-                break
-            refined = finer
+        refined = self._refined_further(self._best([self._refined(basis) for basis in bases]))
+        gain = gain_against(self.values, refined.fit.model)
+        if float(np.std(gain)) > _EVEN_GAIN:
+            self.values = self.values / gain
+            refined = self._refined_further(self._refined(refined.fit.basis))
         for _ in range(3):
             coarser = self._coarser(refined.fit)
             if coarser is None:
@@ -73,12 +80,25 @@ class LatticeSearch:
         return refined
 
     def _refined(self, basis: Array) -> RefinedBasis:
-        """Two Gauss-Newton steps, with the polynomial background fitted in between."""
+        """Gauss-Newton steps until the basis rests, with the polynomial background fitted in between."""
         indices = harmonic_indices(basis, self._reach_of(basis))
-        for _ in range(2):
+        for _ in range(_MOST_STEPS):
             refined = refine_basis(self.values, basis, indices, steps=1)
             self.values = self.values - smooth_part(refined.fit.residual)
+            moved = float(np.abs(refined.fit.basis - basis).max()) * max(self.values.shape)
             basis = refined.fit.basis
+            if moved < _AT_REST_BINS:
+                break
+        return refined
+
+    def _refined_further(self, refined: RefinedBasis) -> RefinedBasis:
+        """The fit with as many superlattices as the residual demands."""
+        self.alternatives.clear()
+        for _ in range(_MOST_SUPERLATTICES):
+            finer = self._finer(refined.fit)
+            if finer is None:
+                break
+            refined = finer
         return refined
 
     def _reach_of(self, basis: Array) -> float:
