@@ -42,6 +42,9 @@ PROBE_WIDTHS = (1.0, 1.8, 3.2)
 
 MINIMUM_CORRELATION = 0.8
 _GOOD = 0.99
+_HOPELESS = 0.3
+"""Correlation at the best shift in whole pixels below which no refinement helps."""
+
 _DECISIVE = 0.75
 """Ratio of the residuals of two hypotheses below which the better one is taken as shown."""
 
@@ -244,6 +247,8 @@ def _refined(specimen: Specimen, image: np.ndarray, angles: list[float]) -> Fit:
     starts = [_aligned(specimen, image, angle) for angle in angles]
     start = max(starts, key=lambda posed: _correlation(posed, image))
     view = start.view
+    if _correlation(start, image) < _HOPELESS:
+        return _fit(start, image)
 
     def posed(values: np.ndarray) -> Specimen:
         turned = replace(view, rotation_deg=float(values[2]), shift_angstrom=(float(values[0]), float(values[1])))
@@ -251,7 +256,7 @@ def _refined(specimen: Specimen, image: np.ndarray, angles: list[float]) -> Fit:
 
     first = np.array([*view.shift_angstrom, view.rotation_deg, 0.0])
     steps = np.vstack([np.zeros(4), np.diag([view.pixel_size_angstrom, view.pixel_size_angstrom, 0.3, 0.15])])
-    options: dict[str, Any] = {"maxfev": 250, "xatol": 1e-4, "fatol": 1e-8}
+    options: dict[str, Any] = {"maxfev": 150, "xatol": 1e-4, "fatol": 1e-7}
     for shrink in (1.0, 0.1):
         options["initial_simplex"] = first + shrink * steps
         first = minimize(lambda v: -_correlation(posed(v), image), first, method="Nelder-Mead", options=options).x
@@ -279,10 +284,13 @@ def _inner(image: np.ndarray, specimen: Specimen) -> np.ndarray:
 def _correlation(specimen: Specimen, image: np.ndarray) -> float:
     """Correlation of the image with the structure, all atoms or coincident ones once, whichever is higher."""
     target = _inner(image, specimen)
-    return max(
-        _coefficient(target, _inner(_templates(specimen, weights)[0], specimen))
-        for weights in (specimen.weights, specimen.once_weights())
-    )
+    return max(_coefficient(target, _inner(_templates(specimen, w)[0], specimen)) for w in _hypotheses(specimen))
+
+
+def _hypotheses(specimen: Specimen) -> list[np.ndarray]:
+    """Weights of all atoms, and, where that is something else, with coincident atoms of one element once."""
+    full, once = specimen.weights, specimen.once_weights()
+    return [full] if np.array_equal(full, once) else [full, once]
 
 
 def _coefficient(a: np.ndarray, b: np.ndarray) -> float:
@@ -336,7 +344,7 @@ def _fit(specimen: Specimen, image: np.ndarray) -> Fit:
     target = _inner(image, specimen)
     spread = float(target.std()) or 1.0
     residuals, probes = [], []
-    for weights in (specimen.weights, specimen.once_weights()):
+    for weights in _hypotheses(specimen):
         model = _inner(_templates(specimen, weights, PROBE_WIDTHS), specimen)
         design = np.vstack([np.ones(model.shape[1]), model]).T
         solution = np.linalg.lstsq(design, target, rcond=None)[0]
@@ -344,7 +352,7 @@ def _fit(specimen: Specimen, image: np.ndarray) -> Fit:
         probes.append(solution[1:])
     probe = probes[int(np.argmin(residuals))]
     correlation = float(np.sqrt(max(0.0, 1 - min(residuals) ** 2)))
-    return Fit(specimen, image, correlation, (residuals[0], residuals[1]), _site_intensities(specimen, target, probe))
+    return Fit(specimen, image, correlation, (residuals[0], residuals[-1]), _site_intensities(specimen, target, probe))
 
 
 def _site_intensities(specimen: Specimen, target: np.ndarray, probe: np.ndarray) -> dict[str, float]:

@@ -84,7 +84,7 @@ ALL = {
 def test_a_sound_set_passes_every_audit(made: tuple) -> None:
     results = audit_stem_set(*made)
     assert outcomes(results) == dict.fromkeys(ALL, True)
-    assert all(result.description and "judged" in result.details or "rows" in result.details for result in results)
+    assert all((result.description and "judged" in result.details) or "rows" in result.details for result in results)
 
 
 def test_a_published_table_with_its_blob_column_is_audited_as_well(made: tuple) -> None:
@@ -220,7 +220,7 @@ def test_the_reference_sum_is_that_of_single_atoms() -> None:
     assert direct_sum(specimen, points) == pytest.approx(peak * np.exp(-np.array([0, 0.25, 0.04]) / 0.5), rel=1e-12)
 
 
-def test_the_hexagonal_layer_has_twelve_operations_and_the_oblique_one_one() -> None:
+def test_the_hexagonal_layer_has_six_operations_and_the_oblique_one_one() -> None:
     counts = []
     for atoms in (mos2(), low_symmetry()):
         cell = atoms.cell.array[:2, :2]
