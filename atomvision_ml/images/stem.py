@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -245,6 +246,16 @@ class FourierTerms:
     g_per_angstrom: np.ndarray
     amplitudes: np.ndarray
 
+    @cached_property
+    def moduli(self) -> np.ndarray:
+        """|F|, (m,)."""
+        return np.abs(self.amplitudes)
+
+    @cached_property
+    def phases(self) -> np.ndarray:
+        """Phases of F in turns, (m,)."""
+        return np.angle(self.amplitudes) / (2 * np.pi)
+
 
 def fourier_terms(
     projection: Projection, sigma_angstrom: float, relative_tolerance: float = 1e-7, maximum_terms: float = np.inf
@@ -411,20 +422,12 @@ def _fourier_sum(terms: Sequence[FourierTerms], views: list[View], images: list[
     """
     import torch
 
-    size, widest = views[0].size_px, max(len(t.amplitudes) for t in terms)
-    below = size // 2
-    turns = np.zeros((2, len(terms), 1, widest))
-    phases, moduli = np.zeros((len(terms), 1, widest)), np.zeros((len(terms), 1, widest))
-    for n, (term, view) in enumerate(zip(terms, views, strict=True)):
-        m, px = len(term.amplitudes), view.pixel_size_angstrom
-        g = view.rotation @ term.g_per_angstrom.T
-        turns[:, n, 0, :m] = g * px
-        to_middle_row = (-view.shift_angstrom[0], (size - 1) / 2 * px - view.shift_angstrom[1])
-        phases[n, 0, :m] = np.angle(term.amplitudes) / (2 * np.pi) + to_middle_row @ g
-        moduli[n, 0, :m] = np.abs(term.amplitudes)
+    size, below = views[0].size_px, views[0].size_px // 2
+    turns, phases, moduli = _laid_out(terms, views)
     dtype = getattr(torch, images[0].dtype.name)
-    real, imaginary = _waves(turns[0], 0.0, size, phases, moduli, dtype, device)
-    cosine, sine = _waves(turns[1], 0.0 if size % 2 else 0.5, size - below, 0.0, 1.0, dtype, device)
+    (real, imaginary), (cosine, sine) = _waves(
+        turns, phases, moduli, (size, size - below), (0.0, 0.0 if size % 2 else 0.5), dtype, device
+    )
     even = torch.bmm(cosine, real.transpose(1, 2)).cpu().numpy()
     odd = torch.bmm(sine, imaginary.transpose(1, 2)).cpu().numpy()
     for n, image in enumerate(images):
@@ -432,37 +435,66 @@ def _fourier_sum(terms: Sequence[FourierTerms], views: list[View], images: list[
         np.add(even[n, size % 2 :][::-1], odd[n, size % 2 :][::-1], out=image[:below])
 
 
+def _laid_out(terms: Sequence[FourierTerms], views: Sequence[View]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Turns per px along x and y (n, 2, m), phases in turns (n, m) at the first pixel of the middle row, moduli (n, m).
+
+    Images with fewer terms are filled up with zeros.
+    """
+    widest = max(len(term.amplitudes) for term in terms)
+    turns = np.zeros((len(terms), 2, widest))
+    phases, moduli = np.zeros((2, len(terms), widest))
+    for n, (term, view) in enumerate(zip(terms, views, strict=True)):
+        m, px = len(term.amplitudes), view.pixel_size_angstrom
+        g = view.rotation @ term.g_per_angstrom.T
+        to_middle_row = (-view.shift_angstrom[0], (view.size_px - 1) / 2 * px - view.shift_angstrom[1])
+        np.multiply(g, px, out=turns[n, :, :m])
+        np.add(term.phases, to_middle_row @ g, out=phases[n, :m])
+        moduli[n, :m] = term.moduli
+    return turns, phases, moduli
+
+
 def _waves(
-    turns_per_px: np.ndarray,
-    first: float,
-    length: int,
-    phases: np.ndarray | float,
-    moduli: np.ndarray | float,
+    turns: np.ndarray,
+    phases: np.ndarray,
+    moduli: np.ndarray,
+    lengths: tuple[int, int],
+    first: tuple[float, float],
     dtype: torch.dtype,
     device: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Re and Im of modulus · exp(2πi(turns·(first + k) + phase)) for k < length, (n, length, m) each.
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Re and Im, (n, length, m) each, of modulus · exp(2πi(turns·(first + k) + phase)), k < length, along x, and of
+    exp(2πi·turns·(first + k)) along y.
 
-    The exponentials are taken in float64 on a coarse and a fine axis, whose products are all the others.
+    The exponentials are taken in float64 on a coarse and a fine part of each axis, whose products are all the others.
     """
     import torch
 
-    fine = max(1, round(length**0.5))
-    coarse = -(-length // fine)
-    steps = np.concatenate([first + fine * np.arange(coarse), np.arange(fine, dtype=float)])[:, None]
-    angle = turns_per_px * steps
-    angle[:, :coarse] += phases
-    waves = torch.as_tensor(2 * np.pi * angle, device=device)
-    cosine, sine = waves.cos(), waves.sin()
-    if not isinstance(moduli, float):
-        strength = torch.as_tensor(moduli, device=device)
-        cosine[:, :coarse] *= strength
-        sine[:, :coarse] *= strength
-    (ac, bc), (as_, bs) = ((w[:, :coarse, None], w[:, None, coarse:]) for w in (cosine.to(dtype), sine.to(dtype)))
-    shape = (len(turns_per_px), coarse * fine, turns_per_px.shape[-1])
-    real = (ac * bc).addcmul_(as_, bs, value=-1).view(shape)[:, :length]
-    imaginary = (as_ * bc).addcmul_(ac, bs).view(shape)[:, :length]
-    return real, imaginary
+    fine = [max(1, round(length**0.5)) for length in lengths]
+    coarse = [-(-length // f) for length, f in zip(lengths, fine, strict=True)]
+    at = [0, coarse[0], coarse[0] + fine[0], coarse[0] + fine[0] + coarse[1], sum(coarse) + sum(fine)]
+    angle = np.empty((len(turns), at[4], turns.shape[2]))
+    for axis in (0, 1):
+        steps = np.concatenate([first[axis] + fine[axis] * np.arange(coarse[axis]), np.arange(fine[axis])])
+        np.multiply(turns[:, axis, None], steps[:, None], out=angle[:, at[2 * axis] : at[2 * axis + 2]])
+    angle[:, : at[1]] += phases[:, None]
+    angle *= 2 * np.pi
+    radians = torch.as_tensor(angle, device=device)
+    cosine, sine = radians.cos(), radians.sin()
+    strength = torch.as_tensor(moduli, device=device)[:, None]
+    cosine[:, : at[1]] *= strength
+    sine[:, : at[1]] *= strength
+    cosine, sine = cosine.to(dtype), sine.to(dtype)
+    waves = []
+    for axis in (0, 1):
+        (ca, cb), (sa, sb) = (
+            (w[:, at[2 * axis] : at[2 * axis + 1], None], w[:, None, at[2 * axis + 1] : at[2 * axis + 2]])
+            for w in (cosine, sine)
+        )
+        shape = (len(turns), coarse[axis] * fine[axis], turns.shape[2])
+        real = (ca * cb).addcmul_(sa, sb, value=-1).view(shape)[:, : lengths[axis]]
+        imaginary = (sa * cb).addcmul_(ca, sb).view(shape)[:, : lengths[axis]]
+        waves.append((real, imaginary))
+    return waves
 
 
 def _atom_sum(projection: Projection, view: View, sigma: float, precision: str, device: str) -> np.ndarray:
