@@ -12,24 +12,37 @@ _LEAST_GAIN = 0.2
 
 
 def detrend(image: ArrayLike) -> Array:
-    """Remove a smooth background: offset, slope and curvature of brightness.
+    """Remove a smooth background (offset, slope and curvature of brightness) and tame single wild pixels.
 
     Args:
         image: [y, x], finite, sides of at least 4 pixels.
 
     Returns:
         [y, x] float64, the image less its least-squares polynomial of total degree 2 in x and y; its mean is zero.
+        Values farther outside the range of the inner 99.8 % of pixels than that range is wide (hot pixels, X-ray hits)
+        are clipped before.
 
     Raises:
-        ValueError: the image is not two-dimensional, has a side below 4, or has values that are not finite.
+        ValueError: the image is not two-dimensional, has a side below 4, or has values that are not real or
+            not finite.
     """
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"an image holds real numbers; got values of type {values.dtype}")
+    values = values.astype(np.float64)
     if values.ndim != 2 or min(values.shape) < 4:
         raise ValueError(f"an image is [y, x] with sides of at least 4 pixels; got shape {values.shape}")
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise ValueError(f"{bad} of {values.size} pixels are not finite; fill or crop them first")
+    values = _without_spikes(values)
     return values - smooth_part(values)
+
+
+def _without_spikes(values: Array) -> Array:
+    low, high = np.percentile(values, (0.1, 99.9))
+    span = high - low
+    return np.clip(values, low - span, high + span) if span > 0 else values
 
 
 def smooth_part(values: Array) -> Array:

@@ -31,6 +31,9 @@ _SCALE = 10.0 ** np.arange(-5.0, 0.1)
 _INTENSITY_GROUPS = 24
 """Groups of equal size by model intensity in which the noise variance is measured."""
 
+_STREAK_BINS = np.array([-4.0, -3.0, -2.0, -1.5, 1.5, 2.0, 3.0, 4.0])
+"""Offsets, in resolution elements, at which streaks are looked for."""
+
 
 @cache
 def sublattice_matrices(index: int) -> tuple[Matrix, ...]:
@@ -130,10 +133,16 @@ class ResidualTest:
         return log_bayes_factor(power / noise, np.exp(self.level + self.slope * (frequencies**2).sum(axis=1)))
 
     def _noise_nearby(self, frequencies: Array) -> Array:
-        """Noise from a ring two resolution elements wide: what drift and distortion leave around main reflections."""
+        """What drift, jitter and distortion smear around main reflections: a ring, and streaks along both scan axes."""
         angles = np.arange(12) * (np.pi / 6)
-        ring = 2.0 * np.column_stack((np.cos(angles), np.sin(angles))) / min(self.spectrum.field)
-        return np.median(self.spectrum.power_at(frequencies[:, None, :] + ring), axis=1) / math.log(2)
+        ring = 2.0 * np.column_stack((np.cos(angles), np.sin(angles)))
+        line = np.column_stack((_STREAK_BINS, np.zeros(len(_STREAK_BINS))))
+        near, row, column = (
+            self.spectrum.power_at(frequencies[:, None, :] + offsets / min(self.spectrum.field))
+            for offsets in (ring, line, line[:, ::-1])
+        )
+        streak = np.maximum(row.mean(axis=1), column.mean(axis=1))
+        return np.maximum(np.median(near, axis=1) / math.log(2), streak)
 
 
 def _noise_variance(fit: HarmonicFit) -> Array:

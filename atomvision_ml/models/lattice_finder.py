@@ -19,7 +19,7 @@ from atomvision_ml.models.lattice_classes import class_probabilities, mix, strai
 from atomvision_ml.models.lattice_harmonics import HarmonicFit, RefinedBasis
 from atomvision_ml.models.lattice_peaks import candidate_lattices
 from atomvision_ml.models.lattice_search import LatticeSearch
-from atomvision_ml.models.lattice_spectrum import Peaks, power_spectrum, significant_peaks
+from atomvision_ml.models.lattice_spectrum import Peaks, power_spectrum, significant_peaks, without_streaks
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 from atomvision_ml.structures.lattice import CLASS_TOLERANCE, reduce_cell
 
@@ -166,6 +166,7 @@ def _reflections(values: Array, parameters: LatticeFinderParameters) -> Peaks:
     # The reflections of a large cell in a small field leave no noise between them; the outer rings then tell it.
     for candidate in (spectrum, spectrum.with_white_floor()):
         peaks = significant_peaks(candidate, threshold=parameters.peak_threshold, most=64)
+        peaks = without_streaks(candidate, peaks, parameters.peak_threshold)
         periods = np.linalg.norm(peaks.frequencies, axis=1) * min(values.shape)
         peaks = peaks.where(periods > 1 / _LONGEST_PERIOD)
         if len(peaks):

@@ -16,6 +16,9 @@ Array = NDArray[np.float64]
 _MEDIAN_OF_EXPONENTIAL = float(np.log(2.0))
 """Median of the power of white noise over its mean (power is exponentially distributed)."""
 
+_QUARTILE_OF_EXPONENTIAL = float(-np.log(0.75))
+"""Lower quartile of the power of white noise over its mean."""
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -65,6 +68,10 @@ class Peaks:
     def where(self, keep: NDArray[np.bool_]) -> Peaks:
         """The peaks that ``keep`` marks."""
         return Peaks(self.frequencies[keep], self.power[keep], self.snr[keep])
+
+    def strongest(self, most: int) -> Peaks:
+        """The first ``most`` peaks."""
+        return Peaks(self.frequencies[:most], self.power[:most], self.snr[:most])
 
 
 def power_spectrum(image: Array, *, is_windowed: bool, padding: int = 1) -> Spectrum:
@@ -132,7 +139,29 @@ def significant_peaks(spectrum: Spectrum, *, threshold: float, most: int) -> Pea
     keep = keep[np.argsort(-power[rows[keep], columns[keep]])][: 4 * most]
     shift = _sub_sample_shift(padded, rows[keep] + 1, columns[keep] + 1)
     peaks = Peaks(frequencies[keep] + shift / (nx, ny), power[rows[keep], columns[keep]], snr[keep])
-    return peaks.where(~_is_side_lobe(peaks, spectrum.field))
+    return peaks.where(~_is_side_lobe(peaks, spectrum.field)).strongest(most)
+
+
+def without_streaks(spectrum: Spectrum, peaks: Peaks, threshold: float) -> Peaks:
+    """The peaks that also stand out of the row and the column of samples around them.
+
+    Scan lines that jitter smear each reflection into a streak along the slow axis, whose speckle looks like peaks.
+    Peaks are left alone if most of their power would go: then the rows hold reflections, not streaks.
+
+    Args:
+        spectrum: A windowed spectrum.
+        peaks: Its significant peaks.
+        threshold: Least power over the noise of the row and of the column.
+    """
+    if not len(peaks):
+        return peaks
+    steps = np.concatenate((np.arange(-10, -2), np.arange(3, 11))).astype(np.float64)
+    row = np.column_stack((steps / spectrum.field[1], np.zeros(len(steps))))
+    column = np.column_stack((np.zeros(len(steps)), steps / spectrum.field[0]))
+    near_row, near_column = (spectrum.power_at(peaks.frequencies[:, None, :] + line) for line in (row, column))
+    quiet = np.maximum(np.percentile(near_row, 25, axis=1), np.percentile(near_column, 25, axis=1))
+    kept = peaks.where(peaks.power > threshold * quiet / _QUARTILE_OF_EXPONENTIAL)
+    return kept if kept.power.sum() > 0.5 * peaks.power.sum() else peaks
 
 
 def _is_side_lobe(peaks: Peaks, field: tuple[int, int]) -> NDArray[np.bool_]:
