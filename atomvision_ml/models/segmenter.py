@@ -66,7 +66,7 @@ _WEAK = 0.03  # contrast, in units of the image's spread, above which the second
 class SegmenterParameters(TrainingParameters):
     """Network, training images and training of the segmenter; flat and frozen."""
 
-    epochs: int = Field(default=12, ge=1, description="Most epochs.")
+    epochs: int = Field(default=10, ge=1, description="Most epochs.")
     batch_size: int = Field(default=8, ge=1, description="Crops in a batch.")
     encoder: str = Field(default="resnet18", description="Encoder of segmentation-models-pytorch.")
     encoder_depth: int = Field(default=2, ge=2, le=5, description="Halvings of the resolution.")
