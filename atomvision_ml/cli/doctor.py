@@ -39,7 +39,9 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(subject=name, state="ok", detail=version(name))
         except PackageNotFoundError:
-            yield Finding(subject=name, state="missing", detail="not installed", remedy="make demo, or pip install -e .")
+            yield Finding(
+                subject=name, state="missing", detail="not installed", remedy="make demo, or pip install -e ."
+            )
     try:
         yield Finding(subject="dgl", state="ok", detail=version("dgl"))
     except PackageNotFoundError:
