@@ -39,7 +39,12 @@ class Candidate:
     @property
     def agreement(self) -> float:
         """Log odds without the two peaks that any lattice through them explains."""
-        return self.log_odds - 2 * math.log(abs(np.linalg.det(self.basis)) / (2 * math.pi * _POSITION_SIGMA_BINS**2))
+        return self.log_odds - 2 * self.best_odds
+
+    @property
+    def best_odds(self) -> float:
+        """Log odds of a peak that is exactly in its place."""
+        return math.log(abs(np.linalg.det(self.basis)) / (2 * math.pi * _POSITION_SIGMA_BINS**2))
 
 
 def candidate_lattices(
@@ -130,7 +135,8 @@ def _grown(candidate: Candidate, frequencies: Array) -> Candidate:
         ]
         options = [_scored(reduce_cell(basis), frequencies) for basis in finer if basis is not None]
         best = _refitted(max(options, key=lambda option: option.log_odds, default=candidate), frequencies)
-        if best.log_odds <= candidate.log_odds:
+        # The peak that the finer lattice was made for proves nothing; others must follow.
+        if best.log_odds - best.best_odds + _OUTLIER <= candidate.log_odds:
             break
         candidate = best
     return candidate
