@@ -180,7 +180,7 @@ def _canvas(field_angstrom: float | None) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_EDGE_INCH, _EDGE_INCH), dpi=_DPI)
-    axis = figure.add_axes((0.0, 0.0, 1.0, 1.0) if field_angstrom is not None else (0.16, 0.13, 0.82, 0.84))
+    axis = figure.add_axes((0.0, 0.0, 1.0, 1.0) if field_angstrom is not None else (0.19, 0.14, 0.77, 0.83))
     if field_angstrom is not None:
         axis.set(xlim=(0, field_angstrom), ylim=(field_angstrom, 0), aspect="equal", xticks=[], yticks=[])
         for spine in axis.spines.values():
