@@ -196,7 +196,10 @@ def _choose(holdout: pl.DataFrame, predictions: pl.DataFrame, task: str, count: 
         row = by_key.get((image, doses[number % len(doses)]))
         if row is not None and row is not worst and len(chosen) < count:
             chosen.append(row)
-    return [{**row, "is_worst": row is worst, "score": scores[row["item_id"]]} for row in chosen]
+    return [
+        {**row, "is_worst": row is worst and scores[row["item_id"]] < 1, "score": scores[row["item_id"]]}
+        for row in chosen
+    ]
 
 
 def _by_item(predictions: Mapping[str, pl.DataFrame], items: list[str]) -> dict[str, list[Row]]:
@@ -268,7 +271,7 @@ def _draw_segmentation(row: Row, context: _Context) -> Row:
             ("IoU", f"{own['iou']:.3f}"),
             *[(f"IoU of {_name(answer)}", f"{answer['iou']:.3f}") for answer in answers if answer["role"] != "model"],
             (
-                "columns found",
+                "columns of ≥ 5 % found",
                 f"{own['n_matched']} of {own['n_columns']}, {own['n_found'] - own['n_matched']} invented",
             ),
         ],
