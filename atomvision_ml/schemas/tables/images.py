@@ -98,7 +98,7 @@ STEM = Table(
             type=F64,
             minimum=0,
             maximum=1,
-            description="Share of pixels whose centre lies within 0.5 Å of a column.",
+            description="Share of pixels with centre within 0.5 Å of a column.",
         ),
         Column(
             name="atoms",
@@ -108,7 +108,7 @@ STEM = Table(
         Column(
             name="columns",
             type=pa.list_(COLUMN),
-            description="Every column in view (atoms merged by intensity within 1 Å): x, y in Å, atoms in it, intensity relative to the brightest.",
+            description="Every column in view (atoms merged within 1 Å): x, y in Å, atoms, intensity over the brightest's.",
         ),
     ),
 )

@@ -226,7 +226,7 @@ SLABS = Table(
             type=FLOATS,
             nullable=True,
             unit="Å",
-            description="Reduced, right-handed primitive vectors of the projection as rows, (2, 2) flattened, |a| ≤ |b|.",
+            description="Reduced, right-handed primitive vectors of the projection, rows, (2, 2) flattened, |a| ≤ |b|.",
         ),
     ),
 )
