@@ -59,7 +59,7 @@ STEM = Table(
             name="lattice_vectors_angstrom",
             type=FLOATS,
             unit="Å",
-            description="Reduced primitive vectors of the projection as imaged (rotated), (2, 2) flattened rows (x, y).",
+            description="Reduced primitive vectors as imaged (rotated), rows (x, y), (2, 2) flattened.",
         ),
         Column(
             name="periods_in_view",
@@ -108,7 +108,7 @@ STEM = Table(
         Column(
             name="columns",
             type=pa.list_(COLUMN),
-            description="Every column in view (atoms merged within 1 Å): x, y in Å, atoms, intensity over the brightest's.",
+            description="Columns in view (atoms merged within 1 Å): x, y in Å, atoms, intensity over the brightest.",
         ),
     ),
 )
