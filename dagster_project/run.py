@@ -289,9 +289,10 @@ class _ProgressHandler(logging.Handler):
 
 
 _LEADERBOARD = """
-SELECT task, model, slice, metric, value, low, high, baseline FROM evaluation.leaderboard
+SELECT model, slice, metric, value, low, high, baseline FROM evaluation.leaderboard
 WHERE metric IN ('macro_f1', 'accuracy', 'iou', 'pixel_accuracy') AND model IN ('lattice_finder', 'segmenter')
-ORDER BY task, model, metric, slice
+    AND slice LIKE 'all|%'
+ORDER BY model, metric, slice
 """
 
 _NEXT = """
@@ -303,13 +304,13 @@ Next:
 
 def _leaderboard(rows: list[tuple[Any, ...]]) -> Table:
     table = Table(title="Results on the frozen hold-out (evaluation.leaderboard)")
-    for name in ("task", "model", "slice", "metric"):
-        table.add_column(name)
-    for name in ("value", "95 % interval", "best baseline"):
-        table.add_column(name, justify="right")
-    for task, model, where, metric, value, low, high, baseline in rows:
+    for name in ("model", "slice", "metric"):
+        table.add_column(name, no_wrap=True)
+    for name in ("value", "95 % interval", "baseline"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for model, where, metric, value, low, high, baseline in rows:
         interval = f"{low:.3f} – {high:.3f}" if low is not None and high is not None else ""
-        table.add_row(task, model, where, metric, f"{value:.3f}", interval, f"{baseline:.3f}")
+        table.add_row(model, where, metric, f"{value:.3f}", interval, f"{baseline:.3f}")
     return table
 
 
