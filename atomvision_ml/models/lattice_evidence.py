@@ -31,6 +31,9 @@ _SCALE = 10.0 ** np.arange(-5.0, 0.1)
 _INTENSITY_GROUPS = 24
 """Groups of equal size by model intensity in which the noise variance is measured."""
 
+_RING_BINS = 2.0 * np.column_stack((np.cos(np.arange(12) * np.pi / 6), np.sin(np.arange(12) * np.pi / 6)))
+"""Offsets, in resolution elements, at which the neighbourhood of a reflection is looked at."""
+
 _STREAK_BINS = np.array([-4.0, -3.0, -2.0, -1.5, 1.5, 2.0, 3.0, 4.0])
 """Offsets, in resolution elements, at which streaks are looked for."""
 
@@ -97,6 +100,8 @@ class ResidualTest:
         reach: Largest frequency of the fit's harmonics, cycles per pixel.
         level: Log power over noise of main reflections at frequency 0 ...
         slope: ... and its slope against frequency squared.
+        smear: Noise right beside strong main reflections over that elsewhere: 1 for a perfect scan, far more with
+            drift, jitter or distortion. All noise is multiplied by it.
     """
 
     spectrum: Spectrum
@@ -104,6 +109,7 @@ class ResidualTest:
     reach: float
     level: float
     slope: float
+    smear: float
 
     @classmethod
     def of(cls, fit: HarmonicFit, reach: float, relative_floor: float) -> ResidualTest:
@@ -119,7 +125,8 @@ class ResidualTest:
         residual = fit.residual / np.sqrt(_noise_variance(fit) + floor)
         snr = n * np.abs(fit.amplitudes) ** 2 / (fit.pixel_variance + floor)
         level, slope = _envelope(snr, (fit.frequencies**2).sum(axis=1))
-        return cls(power_spectrum(residual, is_windowed=False, padding=2), fit, reach, level, slope)
+        spectrum = power_spectrum(residual, is_windowed=False, padding=2)
+        return cls(spectrum, fit, reach, level, slope, _smear(spectrum, fit))
 
     def log_bayes_factor(self, basis: Array) -> float:
         """Evidence for the finer reciprocal lattice ``basis`` (2, 2), cycles per pixel."""
@@ -127,22 +134,29 @@ class ResidualTest:
         coordinates = frequencies @ np.linalg.inv(self.fit.basis)
         frequencies = frequencies[np.abs(coordinates - np.rint(coordinates)).max(axis=1) > 1e-6]
         power = self.spectrum.power_at(frequencies)
-        noise = np.maximum(self.spectrum.noise_at(frequencies), float(self.fit.residual.size))
+        noise = np.maximum(self.spectrum.noise_at(frequencies), float(self.fit.residual.size)) * self.smear
         if np.any(power > 5 * noise):
             noise = np.maximum(noise, self._noise_nearby(frequencies))
         return log_bayes_factor(power / noise, np.exp(self.level + self.slope * (frequencies**2).sum(axis=1)))
 
     def _noise_nearby(self, frequencies: Array) -> Array:
         """What drift, jitter and distortion smear around main reflections: a ring, and streaks along both scan axes."""
-        angles = np.arange(12) * (np.pi / 6)
-        ring = 2.0 * np.column_stack((np.cos(angles), np.sin(angles)))
         line = np.column_stack((_STREAK_BINS, np.zeros(len(_STREAK_BINS))))
         near, row, column = (
             self.spectrum.power_at(frequencies[:, None, :] + offsets / min(self.spectrum.field))
-            for offsets in (ring, line, line[:, ::-1])
+            for offsets in (_RING_BINS, line, line[:, ::-1])
         )
         streak = np.maximum(row.mean(axis=1), column.mean(axis=1))
         return np.maximum(np.median(near, axis=1) / math.log(2), streak)
+
+
+def _smear(spectrum: Spectrum, fit: HarmonicFit) -> float:
+    """Upper decile of the residual power around the 12 strongest reflections, over that of noise; the median."""
+    strongest = fit.frequencies[np.argsort(-np.abs(fit.amplitudes))[:12]]
+    around = spectrum.power_at(strongest[:, None, :] + _RING_BINS / min(spectrum.field))
+    noise = np.maximum(spectrum.noise_at(strongest), float(fit.residual.size))
+    ratio = np.percentile(around, 90, axis=1) / (math.log(10) * noise)
+    return max(1.0, float(np.median(ratio)) / 1.5)
 
 
 def _noise_variance(fit: HarmonicFit) -> Array:

@@ -37,6 +37,9 @@ _SMALLEST_ODDS = 1e-3
 _MOST_ALTERNATIVE_ODDS = 0.8
 """All rejected alternatives together, against the lattice found."""
 
+_STRONG_SHARE = 0.01
+"""Power over that of the strongest peak above which a peak is strong."""
+
 _BINNED_FREQUENCY = 0.33
 """Images are binned while all reflections stay below this frequency (cycles per binned pixel)."""
 
@@ -133,7 +136,7 @@ def find_lattice(
         most_harmonics=parameters.most_harmonics,
     )
     try:
-        refined = search.run([basis / size for basis in _candidates(frequencies * size, parameters)])
+        refined = search.run([basis / size for basis in _candidates(frequencies * size, peaks.power, parameters)])
         return _result(refined, search.alternatives, pixel_size_angstrom * factor, parameters.class_tolerance)
     except np.linalg.LinAlgError as error:
         raise NoLatticeError(f"the reflections cannot be told apart; give a larger field ({error})") from error
@@ -186,14 +189,20 @@ def _binned(values: Array, peaks: Peaks) -> tuple[Array, int]:
     return (blocks.mean(axis=(1, 3)), factor) if factor > 1 else (values, 1)
 
 
-def _candidates(frequencies_bins: Array, parameters: LatticeFinderParameters) -> list[Array]:
-    """Candidate bases, in bins, that explain more peaks than the two that span them."""
-    found = candidate_lattices(frequencies_bins)
+def _candidates(frequencies_bins: Array, power: Array, parameters: LatticeFinderParameters) -> list[Array]:
+    """Candidate bases, in bins, that explain more peaks than the two that span them.
+
+    Strong peaks are asked first: weak ones may be artefacts; if they are a superlattice's, the residual will show it.
+    """
+    for share, fewest in ((_STRONG_SHARE, 3), (0.0, 2)):
+        strong = frequencies_bins[power > share * power[0]]
+        found = candidate_lattices(strong)
+        is_agreed = len(strong) == 2 or (bool(found) and found[0].agreement > parameters.minimum_agreement)
+        if found and is_agreed and len(strong) >= fewest:
+            return [candidate.basis for candidate in found]
     if not found:
         raise NoLatticeError("the significant reflections lie on one line: periodic in one direction only")
-    if len(frequencies_bins) > 2 and found[0].agreement < parameters.minimum_agreement:
-        raise NoLatticeError(f"{len(frequencies_bins)} significant reflections, but they do not form one lattice")
-    return [candidate.basis for candidate in found]
+    raise NoLatticeError(f"{len(frequencies_bins)} significant reflections, but they do not form one lattice")
 
 
 def _result(
