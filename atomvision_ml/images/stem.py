@@ -21,10 +21,11 @@ The Gaussian's "width 0.5 Å" of the AtomVision paper (Choudhary et al., 2023) i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -45,7 +46,9 @@ _REACH_SIGMAS: dict[str, float] = {"float32": 7.0, "float64": 8.0}
 """Distance in σ beyond which the atom sum leaves an atom out."""
 
 _STRIP_PX = 32
-_CHUNK_TERMS = 4096
+_CHUNK_ATOMS = 4096
+_BLOCK_TERMS = 256
+"""Terms whose tables are made at a time, which bounds memory."""
 
 
 class StemParameters(BaseModel):
@@ -125,11 +128,11 @@ class View:
     shift_angstrom: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.pixel_size_angstrom) and self.pixel_size_angstrom > 0):
+        if not 0 < self.pixel_size_angstrom < math.inf:
             raise ValueError(f"pixel_size_angstrom must be positive, not {self.pixel_size_angstrom}")
         if self.size_px < 1:
             raise ValueError(f"size must be at least 1 px, not {self.size_px}")
-        if not np.all(np.isfinite([self.rotation_deg, *self.shift_angstrom])):
+        if not all(map(math.isfinite, (self.rotation_deg, *self.shift_angstrom))):
             raise ValueError("rotation_deg and shift_angstrom must be finite numbers")
 
     @property
@@ -140,8 +143,9 @@ class View:
     @property
     def rotation(self) -> np.ndarray:
         """(2, 2) matrix R; a row of coordinates p becomes ``p @ R.T``."""
-        angle = np.deg2rad(self.rotation_deg)
-        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        angle = math.radians(self.rotation_deg)
+        cosine, sine = math.cos(angle), math.sin(angle)
+        return np.array([[cosine, -sine], [sine, cosine]])
 
     def place(self, positions_angstrom: np.ndarray) -> np.ndarray:
         """Positions (n, 2) of the structure to image coordinates in Å from the centre of pixel [0, 0]."""
@@ -184,7 +188,8 @@ def project(
 
 def _is_reduced(periods: np.ndarray) -> bool:
     (ax, ay), (bx, by) = periods.tolist()
-    return 2 * abs(ax * bx + ay * by) <= (1 + 1e-9) * min(ax * ax + ay * ay, bx * bx + by * by)
+    # A thousandth off is as good: reduction keeps enumerations short, nothing else.
+    return 2 * abs(ax * bx + ay * by) <= 1.001 * min(ax * ax + ay * ay, bx * bx + by * by)
 
 
 def _smallest_extent(periods: np.ndarray) -> float:
@@ -246,10 +251,17 @@ def images_of_atoms(
 
 @dataclass(frozen=True)
 class FourierTerms:
-    """Half plane of reflections of a layer: g (m, 2) in 1/Å and F(g) (m,), doubled except for g = 0."""
+    """Half plane of reflections of a layer.
+
+    Attributes:
+        g_per_angstrom: (m, 2) in 1/Å.
+        amplitudes: F(g) (m,), doubled except for g = 0.
+        scale: a lower bound of the layer's maximum, to which the tolerance was relative.
+    """
 
     g_per_angstrom: np.ndarray
     amplitudes: np.ndarray
+    scale: float
 
     @cached_property
     def moduli(self) -> np.ndarray:
@@ -277,7 +289,8 @@ def fourier_terms(
     peak = 1 / (2 * np.pi * sigma_angstrom**2)
     moduli = np.abs(weights)
     total = float(moduli.sum())
-    allowed = relative_tolerance * max(abs(float(weights.sum())) / area, float(moduli.max()) * peak)
+    scale = max(abs(float(weights.sum())) / area, float(moduli.max()) * peak)
+    allowed = relative_tolerance * scale
     cut2 = np.log(max(total * peak / (0.1 * allowed), 2.0)) / (2 * np.pi**2 * sigma_angstrom**2)
     if np.pi * cut2 * area / 2 > 4 * maximum_terms:
         return None
@@ -290,7 +303,7 @@ def fourier_terms(
     kept = order[np.searchsorted(np.cumsum(moduli[order]), 0.9 * allowed, side="right") :]
     if len(kept) > maximum_terms:
         return None
-    return FourierTerms(g[kept], amplitudes[kept])
+    return FourierTerms(g[kept], amplitudes[kept], scale)
 
 
 def _cis(turns: np.ndarray) -> np.ndarray:
@@ -382,7 +395,7 @@ def render_batch(
     if not sigma_angstrom > 0:
         raise ValueError(f"sigma_angstrom must be positive, not {sigma_angstrom}")
     size = views[0].size_px if views else 0
-    images = np.zeros((len(views), size, size), precision)
+    images = np.empty((len(views), size, size), precision)
     fourier: list[tuple[int, FourierTerms]] = []
     known: dict[tuple[int, float], FourierTerms | None] = {}
     for n, (projection, view) in enumerate(zip(projections, views, strict=True)):
@@ -392,54 +405,63 @@ def render_batch(
         terms = known[key]
         if terms is not None:
             fourier.append((n, terms))
-        elif len(projection.weights):
-            images[n] = _atom_sum(projection, view, sigma_angstrom, precision)
+        else:
+            _atom_sum(projection, view, sigma_angstrom, images[n])
     fourier.sort(key=lambda item: len(item[1].amplitudes))
     for start in range(0, len(fourier), group_size):
         chosen, terms_of = zip(*fourier[start : start + group_size], strict=True)
         _fourier_sum(terms_of, [views[n] for n in chosen], [images[n] for n in chosen])
+        for n, terms in zip(chosen, terms_of, strict=True):
+            if _may_lie_between_atoms(projections[n], views[n]) and images[n].max() < terms.scale / 2:
+                _atom_sum(projections[n], views[n], sigma_angstrom, images[n])
     return images
+
+
+def _may_lie_between_atoms(projection: Projection, view: View) -> bool:
+    """Whether the field may hold no whole cell: its maximum may then be below that of the layer."""
+    return view.field_angstrom < float(np.hypot(*projection.periods_angstrom.T).sum())
 
 
 def _terms_if_cheaper(projection: Projection, view: View, sigma: float, precision: str) -> FourierTerms | None:
     """The Fourier terms of a layer if their sum costs less than the atom sum, else None.
 
-    Measured on real structures, a term (half of the pixels, two products) costs about as much as an atom within reach
-    of the field (one product over the rows it reaches, and two Gaussians).
+    Measured on real structures, a term (half of the pixels, two products) costs about two thirds of an atom within
+    reach of the field (one product over the rows it reaches, and two Gaussians); the atom sum begins 200 terms later.
     """
     if len(projection.periods_angstrom) < 2 or len(projection.weights) == 0:
         return None
-    if view.field_angstrom < np.hypot(*projection.periods_angstrom.T).sum():
-        # Such a field may show no atom, and its own maximum be far below the layer's, to which the terms are bounded.
-        return None
     reach = 2 * _REACH_SIGMAS[precision] * sigma
     atoms = len(projection.weights) / projection.area_angstrom2 * (view.field_angstrom + reach) ** 2
-    return fourier_terms(projection, sigma, _TOLERANCE[precision], maximum_terms=max(8.0, atoms))
+    return fourier_terms(projection, sigma, _TOLERANCE[precision], maximum_terms=1.5 * atoms + 200)
 
 
 def _fourier_sum(terms: Sequence[FourierTerms], views: list[View], images: list[np.ndarray]) -> None:
     """Batched lattice Fourier sum into ``images``, (size, size) each, in their precision.
 
-    y counts from the middle row. Σ_g Re[F e^{iα(x)} e^{iβ(y)}] has the part Σ Re(F e^{iα}) cos β, even in y, and the
-    part −Σ Im(F e^{iα}) sin β, odd in y: rows y ≥ 0 are their sum, rows y ≤ 0 their difference, that is, twice the
-    even part less the row at −y.
+    y counts from the middle of the field. Σ_g Re[F e^{iα(x)} e^{iβ(y)}] has the part E = Σ Re(F e^{iα}) cos β, even in
+    y, and O = −Σ Im(F e^{iα}) sin β, odd in y. The upper half of the rows takes up E, the lower half O, one block of
+    terms after the other; then upper = E − mirrored O, and lower = O + mirrored E = 2 O + mirrored upper.
     """
     import torch
 
-    size, below = views[0].size_px, views[0].size_px // 2
+    lower = (views[0].size_px + 1) // 2
     turns, phases, moduli = _laid_out(terms, views)
-    dtype = getattr(torch, images[0].dtype.name)
-    (real, imaginary), (cosine, sine) = _waves(
-        turns, phases, moduli, (size, size - below), (0.0, 0.0 if size % 2 else 0.5), dtype
-    )
-    even = torch.empty((size - below, size), dtype=dtype)
-    twice = even.numpy()
-    for n, (image, term) in enumerate(zip(images, terms, strict=True)):
-        m = len(term.amplitudes)
-        torch.mm(cosine[n, :, :m], real[n, :, :m].T, out=even)
-        torch.addmm(even, sine[n, :, :m], imaginary[n, :, :m].T, alpha=-1, out=torch.from_numpy(image[below:]))
-        np.add(twice, twice, out=twice)
-        np.subtract(twice[size % 2 :][::-1], image[below + size % 2 :][::-1], out=image[:below])
+    for start in range(0, turns.shape[2], _BLOCK_TERMS):
+        block = slice(start, start + _BLOCK_TERMS)
+        real, imaginary, cosine, sine = _waves(
+            turns[..., block], phases[:, block], moduli[:, block], views[0].size_px, images[0].dtype
+        )
+        for n, (image, term) in enumerate(zip(images, terms, strict=True)):
+            m = max(0, len(term.amplitudes) - start)
+            sums = torch.from_numpy(image)
+            if m:
+                sums[:lower].addmm_(cosine[n, :, :m], real[n, :, :m].T, beta=min(start, 1))
+                sums[lower:].addmm_(sine[n, :, :m], imaginary[n, :, :m].T, beta=min(start, 1), alpha=-1)
+    for image in images:
+        mirrored, odd = image[: image.shape[0] - lower][::-1], image[lower:]
+        np.subtract(mirrored, odd, out=mirrored)
+        np.add(odd, odd, out=odd)
+        np.add(odd, mirrored, out=odd)
 
 
 def _laid_out(terms: Sequence[FourierTerms], views: Sequence[View]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -461,55 +483,58 @@ def _laid_out(terms: Sequence[FourierTerms], views: Sequence[View]) -> tuple[np.
 
 
 def _waves(
-    turns: np.ndarray,
-    phases: np.ndarray,
-    moduli: np.ndarray,
-    lengths: tuple[int, int],
-    first: tuple[float, float],
-    dtype: torch.dtype,
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Re and Im, (n, length, m) each, of modulus · exp(2πi(turns·(first + k) + phase)), k < length, along x, and of
-    exp(2πi·turns·(first + k)) along y.
+    turns: np.ndarray, phases: np.ndarray, moduli: np.ndarray, size: int, dtype: np.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Re and Im of modulus · exp(2πi(turns·x + phase)) for all columns, cos(2π·turns·y) for the upper and
+    sin(2π·turns·y) for the lower rows; (n, pixels, m) each.
 
     The exponentials are taken in float64 on a coarse and a fine part of each axis, whose products are all the others.
     """
     import torch
 
-    fine = [max(1, round(length**0.5)) for length in lengths]
-    coarse = [-(-length // f) for length, f in zip(lengths, fine, strict=True)]
-    at = [0, coarse[0], coarse[0] + fine[0], coarse[0] + fine[0] + coarse[1], sum(coarse) + sum(fine)]
-    angle = np.empty((len(turns), at[4], turns.shape[2]))
-    for axis in (0, 1):
-        steps = np.concatenate([first[axis] + fine[axis] * np.arange(coarse[axis]), np.arange(fine[axis])])
-        np.multiply(turns[:, axis, None], steps[:, None], out=angle[:, at[2 * axis] : at[2 * axis + 2]])
-    angle[:, : at[1]] += phases[:, None]
+    (x_steps, y_steps), parts = _steps(size)
+    angle = np.concatenate([turns[:, :1] * x_steps, turns[:, 1:] * y_steps], axis=1)
+    angle[:, : parts[0]] += phases[:, None]
     angle *= 2 * np.pi
-    radians = torch.from_numpy(angle)
-    cosine, sine = radians.cos(), radians.sin()
-    strength = torch.from_numpy(moduli)[:, None]
-    cosine[:, : at[1]] *= strength
-    sine[:, : at[1]] *= strength
-    cosine, sine = cosine.to(dtype), sine.to(dtype)
-    waves = []
-    for axis in (0, 1):
-        (ca, cb), (sa, sb) = (
-            (w[:, at[2 * axis] : at[2 * axis + 1], None], w[:, None, at[2 * axis + 1] : at[2 * axis + 2]])
-            for w in (cosine, sine)
-        )
-        shape = (len(turns), coarse[axis] * fine[axis], turns.shape[2])
-        real = (ca * cb).addcmul_(sa, sb, value=-1).view(shape)[:, : lengths[axis]]
-        imaginary = (sa * cb).addcmul_(ca, sb).view(shape)[:, : lengths[axis]]
-        waves.append((real, imaginary))
-    return waves
+    kind, lower = getattr(torch, dtype.name), (size + 1) // 2
+    radians, strength = torch.from_numpy(angle), torch.from_numpy(moduli).to(kind).unsqueeze(1)
+    c, s = (wave.to(kind).split(parts, dim=1) for wave in (radians.cos(), radians.sin()))
+    real, imaginary = c[0] * strength, s[0] * strength
+    return (
+        _sum_of_products(real, c[1], imaginary, s[1], -1)[:, :size],
+        _sum_of_products(imaginary, c[1], real, s[1], 1)[:, :size],
+        _sum_of_products(c[3], c[2], s[3], s[2], -1)[:, :lower],
+        _sum_of_products(s[4], c[2], c[4], s[2], 1)[:, : size - lower],
+    )
 
 
-def _atom_sum(projection: Projection, view: View, sigma: float, precision: str) -> np.ndarray:
-    """Atom sum (size, size): one matrix product a strip of rows, over the atoms within reach of it."""
+@lru_cache(maxsize=8)
+def _steps(size: int) -> tuple[tuple[np.ndarray, np.ndarray], list[int]]:
+    """Positions in px along x (coarse, fine) and along y from the middle (fine, coarse upper, coarse lower), (k, 1).
+
+    Also returns the lengths of these five parts.
+    """
+    fine, lower, middle = max(1, round(size**0.5)), (size + 1) // 2, (size - 1) / 2
+    x = [np.arange(0.0, size, fine), np.arange(float(fine))]
+    y = [np.arange(float(fine)), np.arange(0.0, lower, fine) - middle, np.arange(lower, size, fine) - middle]
+    return (np.concatenate(x)[:, None], np.concatenate(y)[:, None]), [len(part) for part in x + y]
+
+
+def _sum_of_products(
+    coarse: torch.Tensor, fine: torch.Tensor, other: torch.Tensor, other_fine: torch.Tensor, sign: int
+) -> torch.Tensor:
+    """coarse·fine ± other·other_fine for all pairs of coarse and fine, (n, coarse × fine, m)."""
+    product = coarse.unsqueeze(2) * fine.unsqueeze(1)
+    return product.addcmul_(other.unsqueeze(2), other_fine.unsqueeze(1), value=sign).flatten(1, 2)
+
+
+def _atom_sum(projection: Projection, view: View, sigma: float, image: np.ndarray) -> None:
+    """Atom sum into ``image`` (size, size): one matrix product a strip of rows, over the atoms within reach of it."""
     import torch
 
-    dtype = getattr(torch, precision)
+    dtype = getattr(torch, image.dtype.name)
     size, px = view.size_px, view.pixel_size_angstrom
-    reach, edge = _REACH_SIGMAS[precision] * sigma, (size - 1) * px
+    reach, edge = _REACH_SIGMAS[image.dtype.name] * sigma, (size - 1) * px
     placed = view.place(projection.positions_angstrom)
     low, high = np.full(2, -reach), np.full(2, edge + reach)
     xy, index = images_of_atoms(placed, projection.periods_angstrom @ view.rotation.T, low, high)
@@ -520,13 +545,12 @@ def _atom_sum(projection: Projection, view: View, sigma: float, precision: str) 
     nearest = np.rint(xy / px)
     whole, rest = (torch.as_tensor(part, dtype=dtype) for part in (nearest, xy / px - nearest))
     scale = px / (sigma * 2**0.5)
-    image = torch.zeros((size, size), dtype=dtype)
-    gx = _gaussian(pixel, whole[:, 0], rest[:, 0], scale) if len(xy) <= _CHUNK_TERMS else None
+    sums = torch.from_numpy(image).zero_()
+    gx = _gaussian(pixel, whole[:, 0], rest[:, 0], scale) if len(xy) <= _CHUNK_ATOMS else None
     for rows, chunk in _strips(xy[:, 1], size, px, reach):
         gy = _gaussian(pixel[rows], whole[chunk, 1], rest[chunk, 1], scale).mul_(weights[chunk, None])
         across = gx[chunk] if gx is not None else _gaussian(pixel, whole[chunk, 0], rest[chunk, 0], scale)
-        image[rows].addmm_(gy.T, across)
-    return image.numpy()
+        sums[rows].addmm_(gy.T, across)
 
 
 def _strips(y: np.ndarray, size: int, px: float, reach: float) -> Iterator[tuple[slice, slice]]:
@@ -534,8 +558,8 @@ def _strips(y: np.ndarray, size: int, px: float, reach: float) -> Iterator[tuple
     for start in range(0, size, _STRIP_PX):
         stop = min(start + _STRIP_PX, size)
         first, last = np.searchsorted(y, [start * px - reach, (stop - 1) * px + reach])
-        for chunk in range(first, last, _CHUNK_TERMS):
-            yield slice(start, stop), slice(chunk, min(chunk + _CHUNK_TERMS, last))
+        for chunk in range(first, last, _CHUNK_ATOMS):
+            yield slice(start, stop), slice(chunk, min(chunk + _CHUNK_ATOMS, last))
 
 
 def _gaussian(pixel: torch.Tensor, whole: torch.Tensor, rest: torch.Tensor, scale: float) -> torch.Tensor:
