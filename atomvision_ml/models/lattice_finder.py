@@ -123,20 +123,20 @@ def find_lattice(
     """
     parameters = parameters or LatticeFinderParameters()
     values = _prepared(image, pixel_size_angstrom)
-    peaks = _reflections(values, parameters)
+    peaks, bases = _reflections(values, parameters)
     values, factor = _binned(values, peaks)
     size = min(values.shape)
-    frequencies = peaks.frequencies * factor
+    highest = factor * float(np.linalg.norm(peaks.frequencies, axis=1).max())
     search = LatticeSearch(
         values,
-        min(0.5, 1.2 * float(np.linalg.norm(frequencies, axis=1).max()) + 1 / size),
+        min(0.5, 1.2 * highest + 1 / size),
         relative_floor=parameters.relative_floor,
         minimum_evidence=parameters.minimum_evidence,
         largest_index=parameters.largest_index,
         most_harmonics=parameters.most_harmonics,
     )
     try:
-        refined = search.run([basis / size for basis in _candidates(frequencies * size, peaks.power, parameters)])
+        refined = search.run([basis * factor for basis in bases])
         return _result(refined, search.alternatives, pixel_size_angstrom * factor, parameters.class_tolerance)
     except np.linalg.LinAlgError as error:
         raise NoLatticeError(f"the reflections cannot be told apart; give a larger field ({error})") from error
@@ -163,22 +163,23 @@ def _prepared(image: ArrayLike, pixel_size_angstrom: float) -> Array:
     return flat / scale
 
 
-def _reflections(values: Array, parameters: LatticeFinderParameters) -> Peaks:
-    """Peaks of the power spectrum above the noise and within reach of the strongest."""
+def _reflections(values: Array, parameters: LatticeFinderParameters) -> tuple[Peaks, list[Array]]:
+    """Peaks of the power spectrum above the noise, and candidate bases for them in cycles per pixel."""
     spectrum = power_spectrum(values, is_windowed=True)
-    # The reflections of a large cell in a small field leave no noise between them; the outer rings then tell it.
-    for candidate in (spectrum, spectrum.with_white_floor()):
-        peaks = significant_peaks(candidate, threshold=parameters.peak_threshold, most=64)
-        peaks = without_streaks(candidate, peaks, parameters.peak_threshold)
-        periods = np.linalg.norm(peaks.frequencies, axis=1) * min(values.shape)
-        peaks = peaks.where(periods > 1 / _LONGEST_PERIOD)
+    size = min(values.shape)
+    # The reflections of a large cell leave no noise between them in a small field; the outer rings then tell it.
+    for attempt, strictness in ((spectrum, 1.0), (spectrum.with_white_floor(), 3.0)):
+        peaks = significant_peaks(attempt, threshold=parameters.peak_threshold, most=64)
+        peaks = without_streaks(attempt, peaks, parameters.peak_threshold)
+        peaks = peaks.where(np.linalg.norm(peaks.frequencies, axis=1) * size * _LONGEST_PERIOD > 1)
         if len(peaks):
             peaks = peaks.where(peaks.power > peaks.power[0] * parameters.relative_floor**2)
-        if len(peaks) > 3:
-            break
-    if len(peaks) < 2:
-        raise NoLatticeError(f"{len(peaks)} significant reflections in the power spectrum; a lattice needs two")
-    return peaks
+        try:
+            agreement = strictness * parameters.minimum_agreement
+            return peaks, [basis / size for basis in _candidates(peaks.frequencies * size, peaks.power, agreement)]
+        except NoLatticeError as error:
+            reason = error
+    raise reason
 
 
 def _binned(values: Array, peaks: Peaks) -> tuple[Array, int]:
@@ -189,15 +190,17 @@ def _binned(values: Array, peaks: Peaks) -> tuple[Array, int]:
     return (blocks.mean(axis=(1, 3)), factor) if factor > 1 else (values, 1)
 
 
-def _candidates(frequencies_bins: Array, power: Array, parameters: LatticeFinderParameters) -> list[Array]:
+def _candidates(frequencies_bins: Array, power: Array, minimum_agreement: float) -> list[Array]:
     """Candidate bases, in bins, that explain more peaks than the two that span them.
 
     Strong peaks are asked first: weak ones may be artefacts; if they are a superlattice's, the residual will show it.
     """
+    if len(power) < 2:
+        raise NoLatticeError(f"{len(power)} significant reflections in the power spectrum; a lattice needs two")
     for share, fewest in ((_STRONG_SHARE, 3), (0.0, 2)):
         strong = frequencies_bins[power > share * power[0]]
         found = candidate_lattices(strong)
-        is_agreed = len(strong) == 2 or (bool(found) and found[0].agreement > parameters.minimum_agreement)
+        is_agreed = len(strong) == 2 or (bool(found) and found[0].agreement > minimum_agreement)
         if found and is_agreed and len(strong) >= fewest:
             return [candidate.basis for candidate in found]
     if not found:
