@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from atomvision_ml.images.stem import Projection, View, images_of_atoms
+from atomvision_ml.images.stem import Projection, View, images_of_atoms, inverse_periods
 
 _NO_PERIODS = np.zeros((0, 2))
 
@@ -129,7 +129,7 @@ def _groups(xy: np.ndarray, periods: np.ndarray, distance: float) -> list[np.nda
         i, j = np.nonzero(np.triu(np.einsum("ijk,ijk->ij", steps, steps) < distance**2, 1))
     else:
         if len(periods):
-            xy = xy - np.floor(xy @ np.linalg.pinv(periods)) @ periods
+            xy = xy - np.floor(xy @ inverse_periods(periods)) @ periods
         around, index = images_of_atoms(xy, periods, xy.min(axis=0) - distance, xy.max(axis=0) + distance)
         near = cKDTree(xy).sparse_distance_matrix(cKDTree(around), distance, output_type="ndarray")
         i, j = near["i"], index[near["j"]]
@@ -178,7 +178,7 @@ def _nearest_image(step: np.ndarray, periods: np.ndarray) -> np.ndarray:
     """
     if len(periods) == 0:
         return step
-    return step - np.round(step @ np.linalg.pinv(periods)) @ periods
+    return step - np.round(step @ inverse_periods(periods)) @ periods
 
 
 def column_mask(

@@ -215,6 +215,14 @@ def with_patches(projection: Projection, positions_angstrom: np.ndarray, weights
     )
 
 
+def inverse_periods(periods_angstrom: np.ndarray) -> np.ndarray:
+    """(2, k) matrix that takes positions (n, 2) to fractions of the k = 1 or 2 lattice vectors: ``xy @ inverse``."""
+    if len(periods_angstrom) == 1:
+        return periods_angstrom.T / (periods_angstrom**2).sum()
+    (ax, ay), (bx, by) = periods_angstrom.tolist()
+    return np.array([[by, -ay], [-bx, ax]]) / (ax * by - ay * bx)
+
+
 def images_of_atoms(
     positions_angstrom: np.ndarray, periods_angstrom: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -233,7 +241,7 @@ def images_of_atoms(
     if len(positions) == 0:
         return np.zeros((0, 2)), np.zeros(0, np.int64)
     if len(periods_angstrom):
-        inverse = np.linalg.pinv(periods_angstrom)
+        inverse = inverse_periods(periods_angstrom)
         positions = positions - np.floor(positions @ inverse) @ periods_angstrom
         lower, upper = low - positions.max(axis=0), high - positions.min(axis=0)
         corners = np.array([[x, y] for x in (lower[0], upper[0]) for y in (lower[1], upper[1])]) @ inverse
