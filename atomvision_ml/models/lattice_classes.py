@@ -58,11 +58,13 @@ def class_probabilities(cell: Array, sigmas: dict[str, float], tolerance: float)
     inside = {name: _inside(strains[name], sigmas[name], tolerance) for name in _SPECIAL}
     neither = (1 - inside["hexagonal"]) * (1 - inside["square"])
     rectangular, rhombic = inside["rectangular"], inside["rhombic"]
+    scatter = math.hypot(sigmas["rectangular"], sigmas["rhombic"], _LABEL_SIGMA)
+    nearer = 0.5 * math.erfc((strains["rectangular"] - strains["rhombic"]) / (math.sqrt(2) * scatter))
     weights = {
         "hexagonal": inside["hexagonal"] * (1 - 0.5 * inside["square"]),
         "square": inside["square"] * (1 - 0.5 * inside["hexagonal"]),
-        "rectangular": neither * rectangular * (1 - 0.5 * rhombic),
-        "rhombic": neither * rhombic * (1 - 0.5 * rectangular),
+        "rectangular": neither * rectangular * (1 - (1 - nearer) * rhombic),
+        "rhombic": neither * rhombic * (1 - nearer * rectangular),
         "oblique": neither * (1 - rectangular) * (1 - rhombic),
     }
     total = sum(weights.values())
