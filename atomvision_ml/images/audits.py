@@ -162,7 +162,7 @@ def coincidence_deviation(specimen: Specimen, image: np.ndarray) -> tuple[float,
 
     Returns:
         Largest deviation from the sum of all atoms, and from the sum with coincident atoms of one element counted
-        once, both relative to the former's maximum; None if there is no such site in view.
+        once, both relative to the image's maximum; None if there is no such site in view.
     """
     once = specimen.once_weights()
     doubled = [group for group in specimen.sites() if once[group].sum() < specimen.weights[group].sum()]
@@ -171,7 +171,7 @@ def coincidence_deviation(specimen: Specimen, image: np.ndarray) -> tuple[float,
         return None
     xy = pixels[:, ::-1] * specimen.view.pixel_size_angstrom
     values, full = image[pixels[:, 0], pixels[:, 1]], direct_sum(specimen, xy)
-    scale = full.max()
+    scale = max(full.max(), image.max())
     return (
         _relative(np.abs(values - full).max(), scale),
         _relative(np.abs(values - direct_sum(specimen, xy, once)).max(), scale),
@@ -215,8 +215,12 @@ def windowed_mean(image: np.ndarray) -> float:
     return float(wy @ np.asarray(image, float) @ wx / (wy.sum() * wx.sum()))
 
 
-def plane_operations(specimen: Specimen) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Operations (W, w) of the projection's plane group on fractional coordinates: f → W f + w (spglib)."""
+def plane_operations(specimen: Specimen, symprec_angstrom: float = 1e-4) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Operations (W, w) of the projection's plane group on fractional coordinates: f → W f + w (spglib).
+
+    The tolerance is strict, because an operation that holds for one cell within it is off by ten times as much at the
+    other end of the field.
+    """
     import spglib
 
     groups = specimen.sites()
@@ -226,7 +230,7 @@ def plane_operations(specimen: Specimen) -> list[tuple[np.ndarray, np.ndarray]]:
     species = [kinds[tuple(sorted(specimen.numbers[group].tolist()))] + 1 for group in groups]
     cell = np.zeros((3, 3))
     cell[:2, :2], cell[2, 2] = specimen.cell_angstrom, 20.0
-    found = spglib.get_symmetry((cell.tolist(), sites.tolist(), species), symprec=1e-3)
+    found = spglib.get_symmetry((cell.tolist(), sites.tolist(), species), symprec=symprec_angstrom)
     if found is None:
         return []
     operations: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = {}
@@ -237,7 +241,12 @@ def plane_operations(specimen: Specimen) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def symmetry_deviation(
-    specimen: Specimen, image: np.ndarray, n_points: int = 256, seed: int = 0, margin_px: int = 10
+    specimen: Specimen,
+    image: np.ndarray,
+    n_points: int = 256,
+    seed: int = 0,
+    margin_px: int = 10,
+    symprec_angstrom: float = 1e-4,
 ) -> float | None:
     """Largest deviation between an image's values at points that the plane group makes equal.
 
@@ -258,7 +267,7 @@ def symmetry_deviation(
     points = random.integers(margin, np.array(image.shape[::-1]) - margin, (n_points, 2))
     values = image[points[:, 1], points[:, 0]]
     worst, compared = 0.0, 0
-    for linear, shift in plane_operations(specimen):
+    for linear, shift in plane_operations(specimen, symprec_angstrom):
         moved = specimen.crystal_coordinates(points * px) @ linear.T + shift
         centre = specimen.crystal_coordinates((low + random.random((n_points, 2)) * (high - low)) * px)
         xy = specimen.image_coordinates(moved + np.round(centre - moved)) / px

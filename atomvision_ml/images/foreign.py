@@ -212,7 +212,7 @@ def _symmetry(fits: list[tuple[Claim, Fit]]) -> AuditResult:
     found = {}
     for claim, fit in fits:
         margin = max(10, int(np.ceil(EDGE_ANGSTROM / fit.specimen.view.pixel_size_angstrom)))
-        value = symmetry_deviation(fit.specimen, fit.image - fit.image.min(), margin_px=margin)
+        value = symmetry_deviation(fit.specimen, fit.image - fit.image.min(), margin_px=margin, symprec_angstrom=1e-3)
         if value is not None:
             found[claim.specimen.image_id] = value
     failed = {key: value for key, value in found.items() if value > SYMMETRY_TOLERANCE}
