@@ -12,7 +12,6 @@ from typing import Any
 import dagster as dg
 
 from atomvision_assets import gpu
-from atomvision_assets.failures import RETRY_POLICY
 from atomvision_assets.partitions import mapping_between, partitions_of
 from atomvision_assets.store import CONTRACT_CHECK
 from atomvision_ml.schemas.core import Column, Table
@@ -64,7 +63,6 @@ def table_asset(
             for name, text in all_checks.items()
         ],
         automation_condition=automation_condition,
-        retry_policy=RETRY_POLICY,
         pool=gpu.POOL if is_gpu else None,
         op_tags=gpu.OP_TAGS if is_gpu else None,
         tags=gpu.TAGS if is_gpu else None,

@@ -1,20 +1,22 @@
-"""Failures by type: what a retry can mend, and what it cannot.
+"""Failures by type: what another attempt can mend, and what it cannot.
 
-Every asset has :data:`RETRY_POLICY`. It repeats whatever is raised, except :class:`PermanentFailure`; so the library's
-errors about bad input are turned into that one here, and the transient kinds (a reset connection, a busy disk, a killed
-worker) are left as they are.
+No asset has Dagster's ``RetryPolicy``: that also repeats a step which a person has interrupted (Ctrl-C, *Terminate*)
+and one with a programming error. Instead errors are told apart here, where an asset reads and where it publishes.
 """
 
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 
-RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+MAXIMUM_RETRIES = 2
+FIRST_DELAY_S = 5.0
 
 PERMANENT = (ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError)
 """The same input raises them again. `ContractError` is a ValueError, `NotPublishedError` a LookupError."""
@@ -25,6 +27,10 @@ PERMANENT_ERRNO = {
 """Files that are not there, not ours, or do not fit: a person must act first."""
 
 
+TRANSIENT = (OSError, BrokenExecutor)
+"""A reset connection (requests' errors are OSErrors), a busy file, a worker process that the kernel killed."""
+
+
 class PermanentFailure(dg.Failure):
     """A failure that no retry mends. The message says what to do."""
 
@@ -33,13 +39,19 @@ class PermanentFailure(dg.Failure):
 
 
 @contextmanager
-def permanent_failures(what: str) -> Iterator[None]:
-    """Raise the library's errors about bad input as PermanentFailure; ``what`` names the work that was tried."""
+def told_apart(what: str, attempt: int) -> Iterator[None]:
+    """Raise errors about bad input as PermanentFailure, and ask Dagster for another attempt after a transient one.
+
+    Args:
+        what: names the work that was tried.
+        attempt: how often it was tried before; the delay doubles each time.
+    """
     try:
         yield
     except PERMANENT as error:
         raise PermanentFailure(f"{what}: {type(error).__name__}: {error}") from error
-    except OSError as error:
-        if error.errno not in PERMANENT_ERRNO:
-            raise
-        raise PermanentFailure(f"{what}: {error}") from error
+    except TRANSIENT as error:
+        if isinstance(error, OSError) and error.errno in PERMANENT_ERRNO:
+            raise PermanentFailure(f"{what}: {error}") from error
+        delay_s = FIRST_DELAY_S * 2**attempt * random.uniform(0.8, 1.2)
+        raise dg.RetryRequested(max_retries=MAXIMUM_RETRIES, seconds_to_wait=delay_s) from error

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from atomvision_assets.failures import PermanentFailure, permanent_failures
+from atomvision_assets.failures import PermanentFailure, told_apart
 from atomvision_ml.schemas.tables import table as dictionary_table
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Work:
         """
         if key not in self.declared:
             raise PermanentFailure(f"{self.name} reads {key}, which is not among its deps: declare it")
-        with permanent_failures(f"{self.name} cannot read its input"):
+        with told_apart(f"{self.name} cannot read its input", self.context.retry_number):
             for name in self._published_partitions(key, partition):
                 facts = self.lake.facts(key, name)
                 self.inputs[key if name is None else f"{key}/{name}"] = facts.data_version
@@ -197,7 +197,7 @@ class Work:
         self._parameters = dict(parameters or {})
         if (unchanged := self._unchanged()) is not None:
             return unchanged
-        with self._locks, permanent_failures(self.name):
+        with self._locks, told_apart(self.name, self.context.retry_number):
             result = self._publish(make())
             if self._scratch is not None:
                 shutil.rmtree(self._scratch, ignore_errors=True)
@@ -219,7 +219,7 @@ class Work:
                 self.key, arrow, version=version, partition=self.partition, may_publish=self.may_publish
             )
         except PublicationRefusedError as error:
-            raise PermanentFailure(f"{self.name}: {error}; the run was ended meanwhile, start a new one") from error
+            raise PermanentFailure(f"{self.name} is not published: {error}") from error
         return self._result(facts, product, audits)
 
     def may_publish(self) -> bool:

@@ -153,6 +153,8 @@ class Runner:
         )
         seconds = time.monotonic() - started
         if not result.success:
+            if _was_interrupted(result):
+                raise KeyboardInterrupt
             return Outcome(State.FAILED, seconds, message=_failure(result))
         (event,) = result.asset_materializations_for_node("__".join(step.key.path))
         state = State.UNCHANGED if "is_unchanged" in event.metadata else State.DONE
@@ -184,6 +186,12 @@ def _failure(result: dg.ExecuteInProcessResult) -> str:
                 cause = data.error.cause or data.error
                 return _shortened(cause.message)
     return "the run did not start; see the Dagster UI"
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a person stopped it: Dagster takes Ctrl-C for a failure of the step."""
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    return any(failure.error_source is not None and failure.error_source.value == "INTERRUPT" for failure in failures)
 
 
 def _shortened(text: str) -> str:

@@ -6,6 +6,7 @@ import dagster as dg
 
 from atomvision_assets.automation import when_inputs_change
 from atomvision_assets.declare import table_asset
+from atomvision_assets.failures import PermanentFailure
 from atomvision_assets.store import Product, Store
 from atomvision_assets.structures import checks
 from atomvision_ml.settings import settings
@@ -24,15 +25,18 @@ from atomvision_ml.storage.keys import STRUCTURES_MATERIALS, STRUCTURES_RECORDS,
 )
 def records(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
     """The root of the graph: one structure database."""
-    from atomvision_ml.structures.sources import read_source
+    from atomvision_ml.structures.sources import SourceUnavailableError, read_source
 
     work = store.begin(context)
 
     def make() -> Product:
         scratch = work.scratch()
-        dump = read_source(
-            context.partition_key, folder=settings().sources, scratch=scratch / "download", progress=work.progress
-        )
+        try:
+            dump = read_source(
+                context.partition_key, folder=settings().sources, scratch=scratch / "download", progress=work.progress
+            )
+        except SourceUnavailableError as error:
+            raise PermanentFailure(f"{work.name}: {error}") from error
         blob = None
         if dump.original is not None:
             original = scratch / "original"

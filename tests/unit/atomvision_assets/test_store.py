@@ -171,10 +171,35 @@ def test_transient_error_is_retried_and_then_succeeds(bench: Bench, monkeypatch:
             raise ConnectionResetError("reset by peer")
         return Product([record("a")])
 
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr("atomvision_assets.failures.FIRST_DELAY_S", 0.01)
     bench.make_records = flaky
     assert bench.run(STRUCTURES_RECORDS).success
     assert len(attempts) == 2
+
+
+def test_transient_error_that_stays_fails_after_three_attempts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
+    def broken(work: object) -> Product:
+        attempts.append(1)
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr("atomvision_assets.failures.FIRST_DELAY_S", 0.01)
+    bench.make_records = broken
+    assert not bench.run(STRUCTURES_RECORDS).success
+    assert len(attempts) == 3
+
+
+def test_programming_error_fails_at_once(bench: Bench) -> None:
+    attempts = []
+
+    def wrong(work: Any) -> Product:
+        attempts.append(1)
+        return work.no_such_method()
+
+    bench.make_records = wrong
+    assert not bench.run(STRUCTURES_RECORDS).success
+    assert len(attempts) == 1
 
 
 def test_run_that_was_ended_meanwhile_publishes_nothing(bench: Bench) -> None:
