@@ -3,6 +3,7 @@
 import json
 
 import dagster as dg
+from pydantic import Field
 
 from atomvision_assets.automation import when_inputs_change
 from atomvision_assets.declare import table_asset
@@ -26,7 +27,11 @@ PREDICTIONS = [f"predictions/{name}" for name in model_names()]
 
 
 class HoldoutConfig(dg.Config, HoldoutParameters):
-    """How much is judged."""
+    """How much is judged: at most 400 test images per task unless the run config says otherwise."""
+
+    maximum_images: int = Field(
+        default=400, ge=0, description="Most test images per task, spread evenly over the classes; 0 = all."
+    )
 
 
 class GalleryConfig(dg.Config, GalleryParameters):

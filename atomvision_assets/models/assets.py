@@ -12,6 +12,7 @@ from atomvision_assets.declare import table_asset
 from atomvision_assets.models import checks
 from atomvision_assets.models.factory import ModelAssets, model_assets
 from atomvision_assets.store import Product, Store, Work
+from atomvision_ml.evaluation.release import RELEASE_PARAMETERS
 from atomvision_ml.evaluation.splits import SplitParameters
 from atomvision_ml.models.lattice_finder import LatticeFinderParameters
 from atomvision_ml.models.registry import model_names
@@ -47,7 +48,9 @@ class LatticeFinderConfig(dg.Config, LatticeFinderParameters):
 class SegmenterConfig(dg.Config, SegmenterParameters):
     """Parameters of the segmenter and of its training."""
 
-    size: Size = Field(default=settings().size, description="Size of the graph.")
+    size: Size = Field(
+        default=settings().size, description="Size of the graph; full trains longer where the defaults are left."
+    )
 
 
 @table_asset(
@@ -157,6 +160,7 @@ segmenter, predictions_segmenter = model_assets(
         prediction_code_version="1",
         kinds={"pytorch", "parquet"},
         is_gpu=True,
+        full=RELEASE_PARAMETERS.model_dump(exclude_unset=True),
     )
 )
 

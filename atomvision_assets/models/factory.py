@@ -4,8 +4,8 @@ Belongs here: what these assets have in common. What is special of one model is 
 :mod:`atomvision_assets.models.assets`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class ModelAssets:
         prediction_code_version: of predictions and baselines, written by hand.
         kinds: badges of the model asset.
         is_gpu: whether training asks for a GPU where there is one.
+        full: parameters of the size ``full``, where the run config leaves the defaults.
     """
 
     name: str
@@ -55,6 +56,16 @@ class ModelAssets:
     prediction_code_version: str
     kinds: set[str]
     is_gpu: bool = False
+    full: Mapping[str, Any] = field(default_factory=dict)
+
+    def parameters(self, config: dg.Config) -> tuple[str, dict[str, Any]]:
+        """The size of the graph, and the model's parameters at that size."""
+        chosen = config.model_dump()
+        size = chosen.pop("size")
+        defaults = {name: info.default for name, info in type(config).model_fields.items()}
+        if size == "full":
+            chosen |= {name: value for name, value in self.full.items() if chosen[name] == defaults[name]}
+        return size, chosen
 
 
 def model_assets(spec: ModelAssets) -> list[dg.AssetsDefinition]:
@@ -70,8 +81,7 @@ def _model(spec: ModelAssets) -> dg.AssetsDefinition:
 
         work = store.begin(context)
         training_set = work.scan(MODELS_TRAINING_SETS, registered.task)
-        chosen = config.model_dump()
-        size = chosen.pop("size")
+        size, chosen = spec.parameters(config)
 
         def make() -> Product:
             checkpoint = spec.train(work, training_set.collect(), chosen)

@@ -93,6 +93,25 @@ def test_size_reaches_the_models_and_nothing_else(definitions: dg.Definitions, r
     assert sized == {"models/lattice_finder", "models/segmenter"}
 
 
+def test_full_size_trains_longer_unless_told_otherwise() -> None:
+    from atomvision_assets.models.assets import SegmenterConfig
+    from atomvision_assets.models.factory import ModelAssets
+    from atomvision_ml.models.segmenter import SegmenterParameters
+
+    spec = ModelAssets(
+        name="segmenter", config=SegmenterConfig, train=None, predict=None,
+        code_version="1", prediction_code_version="1", kinds=set(), full={"epochs": 24},
+    )  # fmt: skip
+    default = SegmenterParameters().epochs
+    for config, epochs in (
+        (SegmenterConfig(size="demo"), default),
+        (SegmenterConfig(size="full"), 24),
+        (SegmenterConfig(size="full", epochs=3), 3),
+    ):
+        size, chosen = spec.parameters(config)
+        assert (size, SegmenterParameters(**chosen).epochs) == (config.size, epochs)
+
+
 def test_killed_terminal_is_recognised_and_a_living_one_left_alone() -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
