@@ -11,6 +11,7 @@ REQUIREMENTS := pyproject.toml $(wildcard requirements/*)
 export DAGSTER_HOME ATOMVISION_ROOT
 export DGLBACKEND = pytorch
 export DAGSTER_DISABLE_TELEMETRY = 1
+export SPGLIB_WARNING = OFF
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
