@@ -101,14 +101,14 @@ class Specimen:
         """The inverse of :meth:`crystal_coordinates`."""
         return fractional @ self.cell_angstrom @ self.view.rotation.T + np.asarray(self.view.shift_angstrom)
 
-    def sites(self) -> list[np.ndarray]:
-        """Index arrays of the atoms that share one site in projection (within 0.05 Å)."""
+    def sites(self, within_angstrom: float = COINCIDENCE_ANGSTROM) -> list[np.ndarray]:
+        """Index arrays of the atoms that share one site in projection."""
         fractional = self.positions_angstrom @ np.linalg.inv(self.cell_angstrom)
         step = fractional[None] - fractional[:, None]
         apart = np.linalg.norm((step - np.round(step)) @ self.cell_angstrom, axis=-1)
         free, groups = np.ones(len(fractional), bool), []
         for n in range(len(fractional)):
-            group = np.flatnonzero(free & (apart[n] < COINCIDENCE_ANGSTROM))
+            group = np.flatnonzero(free & (apart[n] < within_angstrom))
             if free[n] and len(group):
                 groups.append(group)
                 free[group] = False
@@ -223,7 +223,7 @@ def plane_operations(specimen: Specimen, symprec_angstrom: float = 1e-4) -> list
     """
     import spglib
 
-    groups = specimen.sites()
+    groups = specimen.sites(symprec_angstrom)
     kinds = {kind: n for n, kind in enumerate(sorted({tuple(sorted(specimen.numbers[g].tolist())) for g in groups}))}
     fractional = specimen.positions_angstrom @ np.linalg.inv(specimen.cell_angstrom)
     sites = np.array([[*fractional[group[0]], 0.5] for group in groups])
