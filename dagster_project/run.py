@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import dagster as dg
 import typer
 from dagster._core.errors import DagsterHomeNotSetError
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -300,7 +301,7 @@ _LEADERBOARD = """
 SELECT model, slice, metric, value, low, high, baseline FROM evaluation.leaderboard
 WHERE metric IN ('macro_f1', 'accuracy', 'iou', 'pixel_accuracy') AND model IN ('lattice_finder', 'segmenter')
     AND slice LIKE 'all|%'
-ORDER BY model, metric, slice
+ORDER BY model, metric, TRY_CAST(split_part(slice, '|', 2) AS DOUBLE) DESC NULLS FIRST
 """
 
 _NEXT = """
@@ -311,7 +312,8 @@ Next:
 
 
 def _leaderboard(rows: list[tuple[Any, ...]]) -> Table:
-    table = Table(title="Results on the frozen hold-out (evaluation.leaderboard)")
+    title = "Results on the frozen hold-out (evaluation.leaderboard)"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("model", "slice", "metric"):
         table.add_column(name, no_wrap=True)
     for name in ("value", "95 % interval", "baseline"):

@@ -22,7 +22,18 @@ from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.schemas.vocabulary import SOURCES, TASKS
 from atomvision_ml.settings import Settings
 from dagster_project.definitions import build_definitions
-from dagster_project.run import PROCESS_TAG, Outcome, Page, Runner, Size, State, Step, end_killed_runs, plan
+from dagster_project.run import (
+    PROCESS_TAG,
+    Outcome,
+    Page,
+    Runner,
+    Size,
+    State,
+    Step,
+    _leaderboard,
+    end_killed_runs,
+    plan,
+)
 
 ROOT_FOLDER = Path(__file__).parents[3]
 
@@ -145,6 +156,14 @@ def test_page_shows_each_outcome_on_one_line() -> None:
     assert "189 rows" in lines[0]
     assert "x" * 80 in lines[1]
     assert "unchanged" in lines[2]
+
+
+def test_table_of_results_fits_a_terminal_of_80_columns() -> None:
+    out = io.StringIO()
+    row = ("lattice_finder", "all|clean", "pixel_accuracy", 0.98765, 0.912, 0.998, 0.9)
+    Console(file=out, width=80).print(_leaderboard([row]))
+    assert "0.988  0.912 – 0.998" in out.getvalue()
+    assert "…" not in out.getvalue()
 
 
 def test_home_that_is_not_set_is_explained(tmp_path: Path) -> None:
