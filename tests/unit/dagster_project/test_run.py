@@ -162,7 +162,7 @@ def test_table_of_results_fits_a_terminal_of_80_columns() -> None:
     out = io.StringIO()
     row = ("lattice_finder", "all|clean", "pixel_accuracy", 0.98765, 0.912, 0.998, 0.9)
     Console(file=out, width=80).print(_leaderboard([row]))
-    assert "0.988  0.912 – 0.998" in out.getvalue()
+    assert "0.988   0.912 – 0.998" in out.getvalue()
     assert "…" not in out.getvalue()
 
 
