@@ -115,7 +115,7 @@ def _report(instance: dg.DagsterInstance, key: str, partition: str | None, versi
 @pytest.mark.parametrize(
     ("changed", "partition", "requested"),
     [
-        # Dagster forgets, towards an unpartitioned asset, which partition is depended on: both models are requested, and
+        # Dagster forgets which partition an unpartitioned asset depends on: both models are requested, and
         # the one whose own partition is as before finds itself unchanged (see test_store).
         ("models/training_sets", "segmentation", {
             "models/segmenter", "predictions/segmenter", "models/lattice_finder", "predictions/lattice_finder",
