@@ -35,6 +35,7 @@ from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob, open_all
 from atomvision_ml.images.atoms import as_rows, find_atoms, mask_columns
 from atomvision_ml.schemas.tables.predictions import LATTICE_FINDER, SEGMENTER
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
+from atomvision_ml.workers import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -319,6 +320,7 @@ def _compute_alone() -> None:
     """One thread in each worker: the items are divided already."""
     import torch
 
+    end_with_parent()
     torch.set_num_threads(1)
 
 

@@ -21,6 +21,7 @@ from ase.geometry import minkowski_reduce
 from numpy.typing import ArrayLike, NDArray
 
 from atomvision_ml.structures.record import BadRecordError, Progress, Row, check_cell, hill_formula, reduced_formula
+from atomvision_ml.workers import end_with_parent
 
 MINIMUM_GAP_ANGSTROM = 5.0
 """Empty gap between nuclei that counts as vacuum; the van der Waals gaps of layered bulk crystals are 2.5 to 4 Å."""
@@ -189,7 +190,8 @@ def _mapped(
     if not is_parallel or multiprocessing.current_process().daemon:
         yield from map(function, chunks)
         return
-    with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(WORKERS, mp_context=context, initializer=end_with_parent) as pool:
         waiting: list[tuple[list[Row], Future[list[Row]] | None]] = [
             (chunk, _submitted(pool, function, chunk)) for chunk in islice(chunks, 2 * WORKERS)
         ]
