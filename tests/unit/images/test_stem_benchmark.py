@@ -21,7 +21,8 @@ def test_rows_name_structures_peer_and_ratio() -> None:
         (benchmark, name, pixel)
         for name in ("2 random", "graphene", "MoS2")
         for pixel in (0.1, 0.2)
-        for benchmark in ("stem_single", "stem_batched")
+        for benchmark in ("stem_single", "stem_batched", "stem_mixed_batch")
+        if benchmark != "stem_mixed_batch" or name == "2 random"
     ]
     for row in rows:
         assert row["ratio"] > 1
@@ -37,7 +38,6 @@ def test_the_whole_set_of_prototypes_is_written_and_its_memory_measured() -> Non
     assert last["benchmark"] == "stem_whole_set"
     assert last["images"] >= 150
     assert 0.05 < last["peak_memory_gb"] < 2.0
-    assert last["seconds"] < 90
 
 
 @pytest.mark.real_data
