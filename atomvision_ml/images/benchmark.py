@@ -49,10 +49,10 @@ def benchmark_rows(
 
     Yields:
         Rows with ``benchmark``, ``structures``, ``pixel_size_angstrom``, ``peer_ms``, ``ours_ms`` (medians for one
-        image), ``ratio``, ``aim``; of the whole set ``seconds``, ``images``, ``peak_memory_gb``. The ratio is the median
-        over structures, each alone or in a batch of 64 poses; in the mixed batch, one pose of every structure, it is
-        that of the total times. Times of single images are processor time, torch on one thread, so that other programs
-        do not count; the whole set is wall time.
+        image), ``ratio``, ``aim``; of the whole set ``seconds``, ``images``, ``peak_memory_gb``. The ratio is the
+        median over structures, each alone or in a batch of 64 poses; in the mixed batch, one pose of every structure,
+        it is that of the total times. Times of single images are processor time, torch on one thread, so that other
+        programs do not count; the whole set is wall time.
     """
     slabs = benchmark_slabs(sources)
     chosen = slabs.sample(min(n_structures, len(slabs)), seed=seed, shuffle=True)
