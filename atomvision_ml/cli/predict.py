@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -20,8 +21,8 @@ Model = Annotated[str | None, typer.Option(help="Name of a released model, or a 
 Overlay = Annotated[Path | None, typer.Option(help="Folder for a picture per image with the result drawn in.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line and image, in the order given.")]
 
-Predict = Callable[["np.ndarray"], dict[str, Any]]
-Draw = Callable[["np.ndarray", dict[str, Any]], bytes]
+Predict = Callable[["np.ndarray"], tuple[dict[str, Any], Callable[[], bytes]]]
+"""For an image, what is said of it and how to draw that."""
 
 
 @app.command()
@@ -38,22 +39,20 @@ def lattice(
     _check_name(model, "lattice")
     _check_pixel_size(pixel_size_angstrom)
 
-    def predict(image: np.ndarray) -> dict[str, Any]:
+    def predict(image: np.ndarray) -> tuple[dict[str, Any], Callable[[], bytes]]:
+        from atomvision_ml.evaluation.gallery.pictures import image_picture
+
         found = find_lattice(image, pixel_size_angstrom)
-        return {
+        said = {
             "lattice": found.lattice,
             "probabilities": found.probabilities,
             "lattice_vectors_angstrom": found.lattice_vectors_angstrom.tolist(),
             "lattice_vector_uncertainties_angstrom": found.uncertainties_angstrom.tolist(),
             "model": found.model,
         }
+        return said, partial(image_picture, image, pixel_size_angstrom, found.lattice_vectors_angstrom)
 
-    def draw(image: np.ndarray, said: dict[str, Any]) -> bytes:
-        from atomvision_ml.evaluation.gallery.pictures import image_picture
-
-        return image_picture(image, pixel_size_angstrom, said["lattice_vectors_angstrom"])
-
-    _run(images, predict, draw, overlay, _lattice_line, as_json=as_json)
+    _run(images, predict, overlay, _lattice_line, as_json=as_json)
 
 
 @app.command()
@@ -75,28 +74,21 @@ def segment(
             find_checkpoint(model)
         except (CheckpointError, UnknownModelError) as error:
             _refuse(str(error), "--model")
-    masks: dict[int, np.ndarray] = {}
 
-    def predict(image: np.ndarray) -> dict[str, Any]:
-        found = find_atoms(image, pixel_size_angstrom, model)
-        masks[id(image)] = found.mask
-        return {"atoms": found.atoms, "model": found.model}
-
-    def draw(image: np.ndarray, said: dict[str, Any]) -> bytes:
-        import numpy as np
-
+    def predict(image: np.ndarray) -> tuple[dict[str, Any], Callable[[], bytes]]:
         from atomvision_ml.evaluation.gallery.pictures import overlay_picture
 
-        mask = masks.pop(id(image))
-        return overlay_picture(image, mask, np.zeros_like(mask), said["atoms"], pixel_size_angstrom)
+        found = find_atoms(image, pixel_size_angstrom, model)
+        no_truth = found.mask & False
+        draw = partial(overlay_picture, image, found.mask, no_truth, found.atoms, pixel_size_angstrom)
+        return {"atoms": found.atoms, "model": found.model}, draw
 
-    _run(images, predict, draw, overlay, _segment_line, as_json=as_json)
+    _run(images, predict, overlay, _segment_line, as_json=as_json)
 
 
 def _run(
     images: list[Path],
     predict: Predict,
-    draw: Draw,
     overlay: Path | None,
     line: Callable[[dict[str, Any]], str],
     *,
@@ -108,7 +100,7 @@ def _run(
     names = _overlay_names(images)
     has_failed = False
     for path, name in zip(images, names, strict=True):
-        said = _said(path, predict, draw, None if overlay is None else overlay / name)
+        said = _said(path, predict, None if overlay is None else overlay / name)
         has_failed |= "error" in said
         if as_json:
             typer.echo(json.dumps(said))
@@ -117,16 +109,16 @@ def _run(
     raise typer.Exit(int(has_failed))
 
 
-def _said(path: Path, predict: Predict, draw: Draw, picture: Path | None) -> dict[str, Any]:
+def _said(path: Path, predict: Predict, picture: Path | None) -> dict[str, Any]:
     from atomvision_ml.images.files import read_image
 
     try:
         image = read_image(path)
-        said = predict(image)
+        said, draw = predict(image)
     except ValueError as error:
         return {"image": str(path), "error": str(error)}
     if picture is not None:
-        picture.write_bytes(draw(image, said))
+        picture.write_bytes(draw())
     return {"image": str(path), **said}
 
 
