@@ -32,6 +32,7 @@ from atomvision_ml.images.columns import Columns, atoms_in_view, column_mask, co
 from atomvision_ml.images.stem import Projection, StemParameters, View, project, render_batch, torch_threads
 from atomvision_ml.schemas.tables.images import ATOM, COLUMN, STEM
 from atomvision_ml.settings import settings
+from atomvision_ml.storage.blobs import file_sha256
 
 if TYPE_CHECKING:
     import zarr
@@ -242,7 +243,7 @@ class _Work:
 
     def _hashes(self, shard: range) -> list[str | None]:
         """SHA-256 of each file; None where there is none (a shard of empty images has no file)."""
-        return [_sha256(path) if path.is_file() else None for path in self._files(shard)]
+        return [file_sha256(path) if path.is_file() else None for path in self._files(shard)]
 
     def note_done(self, shard: range, rows: pa.Table) -> None:
         """The pixels of the shard are written: add its rows, then, as the last act, the hashes."""
@@ -262,11 +263,6 @@ def _write_atomically(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(text)
     os.replace(partial, path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _create_group(folder: Path, todo: Sequence[Subject], parameters: StemParameters, source: str) -> zarr.Group:

@@ -39,11 +39,16 @@ def manifest(folder: Path) -> dict[str, str]:
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path} is neither a file nor a folder; a blob holds plain files only")
         if path.is_file():
-            with path.open("rb") as stream:
-                files[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+            files[path.relative_to(folder).as_posix()] = file_sha256(path)
     if not files:
         raise ValueError(f"{folder} holds no file; an empty blob says nothing")
     return files
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tree_sha256(files: dict[str, str]) -> str:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 from urllib3.exceptions import HTTPError
 
+from atomvision_ml.storage.blobs import file_sha256
 from atomvision_ml.structures.record import Progress
 
 _CHUNK = 2**18
@@ -138,7 +138,7 @@ def read_provenance(target: Path) -> Provenance | None:
     """The provenance of a complete file whose bytes still have its checksum; None otherwise."""
     try:
         provenance = Provenance.model_validate_json(_beside(target, "provenance.json").read_bytes())
-        is_intact = target.stat().st_size == provenance.n_bytes and _sha256(target) == provenance.sha256
+        is_intact = target.stat().st_size == provenance.n_bytes and file_sha256(target) == provenance.sha256
     except (FileNotFoundError, ValidationError):
         return None
     return provenance if is_intact else None
@@ -146,11 +146,6 @@ def read_provenance(target: Path) -> Provenance | None:
 
 def _beside(target: Path, ending: str) -> Path:
     return target.with_name(f"{target.name}.{ending}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class _Transfer:
@@ -313,7 +308,7 @@ class _Transfer:
     def _finish(self, part: _Part | None, expected_sha256: str | None) -> Provenance:
         if part is None:
             raise DownloadError("the server answered 304 to an unconditional request")
-        sha256 = _sha256(self._part_file)
+        sha256 = file_sha256(self._part_file)
         fault = _fault(self._part_file)
         if fault is None and expected_sha256 is not None and sha256 != expected_sha256.lower():
             fault = f"its SHA-256 is {sha256}, not {expected_sha256}"
