@@ -6,13 +6,15 @@ All parties are real processes. A table is one generation: every row carries its
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 COMMON = """
-import collections, json, sys, time
+import itertools, json, sys
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +43,10 @@ def publish(number):
 
 def say(**facts):
     print(json.dumps(facts), flush=True)
+
+
+def mark(name):  # the test waits for these, however slow the machine is
+    (lake.local / name).touch()
 """
 
 PUBLISHER = (
@@ -49,7 +55,9 @@ PUBLISHER = (
 mine, step, n_done, n_refused = int(sys.argv[2]), int(sys.argv[3]), 0, 0
 say(ready=True)
 sys.stdin.readline()
-for number in range(mine, mine + 12 * step, step):
+for number in itertools.count(mine, step):
+    if n_done + n_refused >= 12 and STOP.exists():
+        break
     try:
         publish(number)
         n_done += 1
@@ -77,6 +85,8 @@ while not STOP.exists():
     assert row["n"] == row["said"], row
     n_reads += 1
     seen.add(row["low"])
+    if len(seen) == 2:
+        mark("lake-reader")
 say(reads=n_reads, generations=len(seen))
 """
 )
@@ -104,6 +114,8 @@ while not STOP.exists():
     assert low == high == mean and n == said, (low, high, n, said, mean)
     n_reads += 1
     seen.add(low)
+    if len(seen) == 2:
+        mark("warehouse-reader")
 say(reads=n_reads, failed=n_failed, generations=len(seen))
 """
 )
@@ -120,7 +132,8 @@ while not STOP.exists():
     with open_warehouse(lake) as fresh:
         assert fresh.execute("SELECT count(*) FROM evaluation.metrics").fetchone()[0] > 0
     n_built += 1
-    time.sleep(0.2)
+    if n_built == 2:
+        mark("builder")
 say(built=n_built)
 """
 )
@@ -137,6 +150,8 @@ while not STOP.exists():
         low, high, n, said = result.read_all().to_pylist()[0].values()
     assert low == high and n == said, (low, high, n, said)
     n_reads += 1
+    if n_reads == 2:
+        mark("snapshot-reader")
 say(reads=n_reads)
 """
 )
@@ -159,8 +174,13 @@ class Party:
         line = self.process.stdout.readline()
         assert line, self.process.communicate()[1]
 
+    def begin(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
     def result(self) -> dict[str, Any]:
-        out, err = self.process.communicate(input="go\n", timeout=120)
+        out, err = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, err
         return json.loads(out)
 
@@ -172,22 +192,31 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def stop_when_marked(root: Path, *names: str, parties: Sequence[Party]) -> None:
+    """Let all go on until each has seen enough; a party that ended by itself has failed."""
+    deadline = time.monotonic() + 120
+    while not all((root / name).exists() for name in names):
+        ended = [party.process.communicate()[1] for party in parties if party.process.poll() is not None]
+        assert not ended, ended
+        assert time.monotonic() < deadline, [name for name in names if not (root / name).exists()]
+        time.sleep(0.05)
+    (root / "stop").touch()
+
+
 def test_readers_see_one_generation_while_two_publishers_race(root: Path) -> None:
     readers = [Party(code, root) for code in (LAKE_READER, WAREHOUSE_READER)]
     publishers = [Party(PUBLISHER, root, number, 2) for number in (1, 2)]
     for party in (*readers, *publishers):
         party.wait_until_ready()
     for publisher in publishers:
-        assert publisher.process.stdin is not None
-        publisher.process.stdin.write("go\n")
-        publisher.process.stdin.flush()
+        publisher.begin()
+    stop_when_marked(root, "lake-reader", "warehouse-reader", parties=(*readers, *publishers))
     published = [publisher.result() for publisher in publishers]
-    (root / "stop").touch()
     by_lake, by_duckdb = (reader.result() for reader in readers)
-    assert all(result["done"] + result["refused"] == 12 for result in published)
+    assert all(result["done"] + result["refused"] >= 12 for result in published)
     assert sum(result["done"] for result in published) >= 12
     assert by_lake["generations"] > 1
-    assert by_duckdb["reads"] > 0
+    assert by_duckdb["generations"] > 1
     assert by_duckdb["failed"] <= 0.1 * by_duckdb["reads"]
 
 
@@ -196,10 +225,12 @@ def test_the_warehouse_is_swapped_under_open_readers(root: Path) -> None:
     publisher = Party(PUBLISHER, root, 1, 1)
     for party in (*parties, publisher):
         party.wait_until_ready()
-    assert publisher.result() == {"done": 12, "refused": 0}
-    (root / "stop").touch()
+    publisher.begin()
+    stop_when_marked(root, "warehouse-reader", "builder", "snapshot-reader", parties=(*parties, publisher))
+    published = publisher.result()
+    assert published["done"] >= 12
+    assert published["refused"] == 0
     old_reader, builder, snapshots = (party.result() for party in parties)
-    assert old_reader["reads"] > 0
     assert old_reader["generations"] > 1
     assert builder["built"] > 1
     assert snapshots["reads"] > 1
