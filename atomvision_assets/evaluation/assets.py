@@ -124,7 +124,7 @@ def gallery(context: dg.AssetExecutionContext, store: Store, config: GalleryConf
             predictions={task: table.collect() for task, table in answers.items()},
             metrics=figures.collect(),
             open_blob=work.lake.blob,
-            segmenter=work.lake.blob(segmenter.collect()["blob"][0]),
+            checkpoints={"segmentation": work.lake.blob(segmenter.collect()["blob"][0])},
             champions=champions.collect(),
             parameters=parameters,
             progress=work.progress,

@@ -16,7 +16,7 @@ class StemConfig(dg.Config, StemParameters):
 
 @table_asset(
     IMAGES_STEM,
-    code_version="1",
+    code_version="2",
     kinds={"pytorch", "zarr", "parquet"},
     deps=[STRUCTURES_SLABS],
     checks=checks.STEM,

@@ -92,7 +92,7 @@ def _make_lattice_finder(work: Work, training_set: "pl.DataFrame", parameters: d
 
 
 def _train_segmenter(work: Work, training_set: "pl.DataFrame", parameters: dict[str, Any]) -> "Checkpoint":
-    from atomvision_ml.models.segmenter import train_segmenter
+    from atomvision_ml.models.segmenter_training import train_segmenter
 
     return train_segmenter(
         training_set,
@@ -108,7 +108,7 @@ def _train_segmenter(work: Work, training_set: "pl.DataFrame", parameters: dict[
 def _predict_segmentation(
     work: Work, holdout: "pl.DataFrame", training_set: "pl.DataFrame", model_id: str, checkpoint: Path
 ) -> "pa.Table":
-    from atomvision_ml.evaluation.scores import predict_segmentation
+    from atomvision_ml.evaluation.tasks.segmentation import predict_segmentation
 
     return predict_segmentation(
         holdout,
@@ -124,7 +124,7 @@ def _predict_segmentation(
 def _predict_lattice(
     work: Work, holdout: "pl.DataFrame", training_set: "pl.DataFrame", model_id: str, checkpoint: Path
 ) -> "pa.Table":
-    from atomvision_ml.evaluation.scores import predict_lattice
+    from atomvision_ml.evaluation.tasks.lattice import predict_lattice
     from atomvision_ml.models.checkpoint import load_checkpoint
 
     return predict_lattice(

@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from atomvision_ml.evaluation.holdout import DOSES, ItemReader, OpenBlob, noise_seed
+from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob, noise_seed
+from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.images.atoms import laplacian_of_gaussian_atoms, local_maxima
 from atomvision_ml.models.training import stable_seed
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
@@ -170,7 +171,7 @@ def tune_segmentation(
             scores.append(mask_iou(disks(atoms[high, :2], truth.shape, pixel), truth))
         return scores
 
-    chosen = DOSES["segmentation"] if doses is None else doses
+    chosen = PROTOCOLS["segmentation"].doses_e_per_a2 if doses is None else doses
     return SegmentationBaselines(
         otsu={dose: _best(rows, reader, dose, OTSU_GRID, by_otsu) for dose in chosen},
         laplacian_of_gaussian={dose: _best(rows, reader, dose, LOG_GRID, by_log) for dose in chosen},
@@ -193,7 +194,7 @@ def tune_lattice(
         return [float(found is not None and found[0] == row["bravais_lattice"]) for found in answers]
 
     counts = Counter(items.filter(pl.col("split") == "train")["bravais_lattice"])
-    chosen = DOSES["lattice"] if doses is None else doses
+    chosen = PROTOCOLS["lattice"].doses_e_per_a2 if doses is None else doses
     return LatticeBaselines(
         reader={dose: _best(rows, reader, dose, READER_GRID, is_right) for dose in chosen},
         class_shares={name: counts[name] / counts.total() for name in BRAVAIS_LATTICES},

@@ -15,19 +15,15 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomvision_ml.models.segmenter import dose_name
+from atomvision_ml.evaluation.protocol import PROTOCOLS
+from atomvision_ml.images.detector import dose_name
 from atomvision_ml.models.training import stable_seed
 
 if TYPE_CHECKING:
+    from atomvision_ml.images.columns import Columns
     from atomvision_ml.images.stem_set import StemSet
 
 OpenBlob = Callable[[str], Path]
-
-DOSES: dict[str, tuple[float | None, ...]] = {
-    "lattice": (None, 1000.0, 300.0, 100.0),
-    "segmentation": (None, 1000.0, 100.0),
-}
-"""Detected electrons per Å² at which each task is judged; None is noiseless."""
 
 _FROM_IMAGES = (
     "image_id",
@@ -79,7 +75,7 @@ def holdout_rows(
     rows = [
         {**row, **_exposure(row, dose, chosen.seed)}
         for row in joined.iter_rows(named=True)
-        for dose in DOSES[row["task"]]
+        for dose in PROTOCOLS[row["task"]].doses_e_per_a2
     ]
     return sorted(rows, key=lambda row: row["item_id"])
 
@@ -102,6 +98,10 @@ class ItemReader:
     def mask(self, row: Mapping[str, Any]) -> NDArray[np.bool_]:
         """The mask [y, x]: pixel centre within 0.5 Å of a column."""
         return self._set(row["blob"]).mask(row["index"])
+
+    def columns(self, row: Mapping[str, Any]) -> Columns:
+        """The true columns in view, those closer than 1 Å merged by intensity."""
+        return self._set(row["blob"]).columns(row["index"])
 
     def image(self, row: Mapping[str, Any]) -> NDArray[np.float32]:
         """The image at the row's dose: counts per pixel, or the noiseless image where the dose is null."""

@@ -8,7 +8,7 @@ are no independent evidence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,12 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomvision_ml.models.segmenter import dose_name
+from atomvision_ml.evaluation.sums import Evaluate, Figures, Floats, ratio
+from atomvision_ml.evaluation.tasks import TASKS
+from atomvision_ml.images.detector import dose_name
 from atomvision_ml.models.training import stable_seed
-from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
-Floats = NDArray[np.float64]
 Row = dict[str, Any]
-Figures = dict[str, Floats]
-
-ECE_BINS = 10
-"""Equal bins of the highest probability, for the expected calibration error (Guo et al., arXiv:1706.04599)."""
 
 CLEAR_OWN_STRAIN_PERCENT = 0.2
 CLEAR_NEXT_STRAIN_PERCENT = 3.0
@@ -104,7 +100,7 @@ def figures_of(answers: pl.DataFrame, parameters: MetricParameters | None = None
     """Value and interval of each metric over joined predictions and items of one model and one slice."""
     chosen = parameters or MetricParameters()
     task = answers["task"][0]
-    sums, evaluate = _TASKS[task](answers)
+    sums, evaluate = TASKS[task].sums(answers)
     groups = answers["split_group"].rank("dense").to_numpy().astype(np.int64) - 1
     n_groups = int(groups.max()) + 1
     per_group = {name: _sum_by(values, groups, n_groups) for name, values in sums.items()}
@@ -152,85 +148,7 @@ def _is_clear() -> pl.Expr:
     )
 
 
-def _lattice_sums(answers: pl.DataFrame) -> tuple[Figures, Callable[[Figures], Figures]]:
-    classes = list(BRAVAIS_LATTICES)
-    truth = np.array([classes.index(name) for name in answers["bravais_lattice"]])
-    found = np.array([classes.index(name) if name else len(classes) for name in answers["lattice"]])
-    confusion = np.zeros((len(truth), len(classes), len(classes) + 1))
-    confusion[np.arange(len(truth)), truth, found] = 1
-    sums = {"confusion": confusion}
-    given = answers["probabilities"].is_not_null().to_numpy()
-    if given.any():
-        top = np.array([max(values) if values is not None else 0.0 for values in answers["probabilities"]])
-        place = np.minimum((top * ECE_BINS).astype(int), ECE_BINS - 1)
-        bins = np.zeros((len(truth), ECE_BINS, 3))
-        bins[np.arange(len(truth)), place] = np.stack([np.ones(len(truth)), top, truth == found], axis=1)
-        sums["bins"] = bins * given[:, None, None]
-    return sums, _lattice_figures
-
-
-def _lattice_figures(sums: Figures) -> Figures:
-    """From confusion counts (b, class, answer) and calibration bins (b, bin, 3) to figures (b,)."""
-    confusion = sums["confusion"]
-    support, hits = confusion.sum(axis=2), np.diagonal(confusion[:, :, :-1], axis1=1, axis2=2)
-    answered = confusion[:, :, :-1].sum(axis=1)
-    recall = _ratio(hits, support)
-    f1 = np.where(support > 0, _ratio(2 * hits, support + answered), np.nan)
-    figures = {
-        "accuracy": _ratio(hits.sum(axis=1), support.sum(axis=1)),
-        "balanced_accuracy": _mean(recall),
-        "macro_f1": _mean(f1),
-        **{f"recall_{name}": recall[:, number] for number, name in enumerate(BRAVAIS_LATTICES)},
-    }
-    if "bins" in sums:
-        count, top, right = np.moveaxis(sums["bins"], 2, 0)
-        figures["ece"] = _ratio(np.abs(top - right).sum(axis=1), count.sum(axis=1))
-    return figures
-
-
-def _segmentation_sums(answers: pl.DataFrame) -> tuple[Figures, Callable[[Figures], Figures]]:
-    names = (
-        "n_true_positive",
-        "n_false_positive",
-        "n_false_negative",
-        "n_true_negative",
-        "n_columns",
-        "n_found",
-        "n_matched",
-        "squared_error_angstrom2",
-        "iou",
-    )
-    sums = {name: answers[name].to_numpy().astype(float) for name in names}
-    sums["n_images"] = np.ones(answers.height)
-    return sums, _segmentation_figures
-
-
-def _segmentation_figures(sums: Figures) -> Figures:
-    right, extra, missed = sums["n_true_positive"], sums["n_false_positive"], sums["n_false_negative"]
-    pixels = right + extra + missed + sums["n_true_negative"]
-    columns, found, matched = sums["n_columns"], sums["n_found"], sums["n_matched"]
-    return {
-        "iou": _ratio(sums["iou"], sums["n_images"]),
-        "dice": _ratio(2 * right, 2 * right + extra + missed),
-        "precision": _ratio(right, right + extra),
-        "recall": _ratio(right, right + missed),
-        "pixel_accuracy": _ratio(right + sums["n_true_negative"], pixels),
-        "detection_precision": _ratio(matched, found),
-        "detection_recall": _ratio(matched, columns),
-        "detection_f1": _ratio(2 * matched, found + columns),
-        "localisation_rmse_angstrom": np.sqrt(_ratio(sums["squared_error_angstrom2"], 2 * matched)),
-    }
-
-
-_TASKS: dict[str, Callable[[pl.DataFrame], tuple[Figures, Callable[[Figures], Figures]]]] = {
-    "lattice": _lattice_sums,
-    "segmentation": _segmentation_sums,
-}
-
-
-def _bootstrap(
-    per_group: Figures, n_groups: int, evaluate: Callable[[Figures], Figures], parameters: MetricParameters
-) -> Figures:
+def _bootstrap(per_group: Figures, n_groups: int, evaluate: Evaluate, parameters: MetricParameters) -> Figures:
     random = np.random.default_rng(stable_seed("bootstrap", parameters.seed))
     weights = random.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=parameters.resamples).astype(float)
     return evaluate({name: np.tensordot(weights, values, axes=1) for name, values in per_group.items()})
@@ -248,17 +166,6 @@ def _interval(values: Floats | None, confidence: float) -> tuple[float | None, f
         return None, None
     low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
-
-
-def _ratio(top: Floats, bottom: Floats) -> Floats:
-    """NaN where there is nothing to divide by."""
-    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, np.nan), where=bottom > 0)
-
-
-def _mean(values: Floats) -> Floats:
-    """Mean along axis 1 over what is not NaN."""
-    known = np.isfinite(values)
-    return _ratio(np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1).astype(float))
 
 
 def paired_difference(
@@ -279,7 +186,7 @@ def paired_difference(
     sums = {"sum": _sum_by(difference, index, len(names)), "count": _sum_by(np.ones(len(index)), index, len(names))}
 
     def mean(values: Figures) -> Figures:
-        return {"mean": _ratio(values["sum"], values["count"])}
+        return {"mean": ratio(values["sum"], values["count"])}
 
     low, high = _interval(_bootstrap(sums, len(names), mean, chosen)["mean"], chosen.confidence)
     value = float(difference.mean())

@@ -13,24 +13,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.evaluation.metrics import value_of
-
-
-class PromotionRule(BaseModel):
-    """What decides; flat and frozen."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    metric: str = Field(description="Metric of evaluation/metrics; higher is better.")
-    slice: str = Field(description="Slice that decides.")
-    margin: float = Field(default=0.0, ge=0, description="By how much the best baseline must be beaten.")
-    tolerance: float = Field(default=0.005, ge=0, description="How far behind the incumbent still counts as equal.")
-
-
-RULES: dict[str, PromotionRule] = {
-    "lattice": PromotionRule(metric="macro_f1", slice="unambiguous|1000"),
-    "segmentation": PromotionRule(metric="iou", slice="all|1000", margin=0.05),
-}
-"""The rule of each task."""
+from atomvision_ml.evaluation.protocol import PROTOCOLS, PromotionRule
 
 
 class Standing(BaseModel):
@@ -116,12 +99,12 @@ def champion_row(
             judged again, the incumbent.
         incumbent: the present row of ``models/champions`` of this task, if any. Where ``metrics`` has no figure of its
             model, the value of its own promotion stands.
-        rule: by default that of :data:`RULES`.
+        rule: by default that of :data:`PROTOCOLS`.
 
     Raises:
         ValueError: the metrics lack the candidate or its baselines.
     """
-    chosen = rule or RULES[task]
+    chosen = rule or PROTOCOLS[task].rule
     own = metrics.filter((pl.col("task") == task) & (pl.col("slice") == chosen.slice))
     value = value_of(own, candidate["model_id"], chosen.slice, chosen.metric)
     others = own.filter((pl.col("role") != "model") & (pl.col("metric") == chosen.metric))

@@ -17,10 +17,11 @@ import polars as pl
 
 from atomvision_ml.evaluation.holdout import holdout_rows
 from atomvision_ml.evaluation.metrics import metric_rows
-from atomvision_ml.evaluation.scores import predict_segmentation
 from atomvision_ml.evaluation.splits import training_set_rows
+from atomvision_ml.evaluation.tasks.segmentation import predict_segmentation
 from atomvision_ml.models.checkpoint import Checkpoint, load_checkpoint, update_card
-from atomvision_ml.models.segmenter import SegmenterParameters, train_segmenter
+from atomvision_ml.models.segmenter import SegmenterParameters
+from atomvision_ml.models.segmenter_training import train_segmenter
 from atomvision_ml.schemas.tables import table
 
 log = logging.getLogger(__name__)

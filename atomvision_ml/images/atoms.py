@@ -114,76 +114,12 @@ def local_maxima(values: Floats, distance_px: float, threshold: float) -> NDArra
     )
 
 
-def mask_columns(
-    mask: ArrayLike, pixel_size_angstrom: float, radius_angstrom: float = 0.5
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """The columns of which a mask was drawn: pixel centres within the radius of a column.
-
-    The centroid of a disk's pixels lies within a few tenths of a pixel of the column; it is moved until a disk drawn
-    there has the same centroid. Disks that touch each other are parted by a watershed of the distance to the
-    background.
-
-    Args:
-        mask: [y, x] bool.
-        pixel_size_angstrom: edge of a pixel in Å.
-        radius_angstrom: radius of the disks in Å.
-
-    Returns:
-        Positions (n, 2), x and y in Å; and which of them (n,) are exact: whole disks, neither touching another one
-        nor cut by the border.
-    """
-    from scipy.ndimage import distance_transform_edt, label
-    from skimage.segmentation import watershed
-
-    atoms = np.asarray(mask, bool)
-    area = np.pi * (radius_angstrom / pixel_size_angstrom) ** 2
-    regions, count = label(atoms)
-    sizes = np.bincount(regions.ravel(), minlength=count + 1)
-    slack = 2 * np.sqrt(area)
-    touching = np.isin(regions, np.flatnonzero(sizes > area + slack)) & atoms
-    if touching.any():
-        depth = np.asarray(distance_transform_edt(np.pad(touching, 1)), float)[1:-1, 1:-1]
-        radius_px = radius_angstrom / pixel_size_angstrom
-        peaks = local_maxima(depth, 0.7 * radius_px, 0.6 * radius_px)
-        seeds = np.zeros(atoms.shape, np.int32)
-        seeds[peaks[:, 0], peaks[:, 1]] = np.arange(1, len(peaks) + 1)
-        parts = watershed(-depth, seeds, mask=touching)
-        regions = np.where(touching, np.where(parts > 0, parts + count, 0), regions)
-    names, regions = np.unique(regions, return_inverse=True)
-    regions = regions.reshape(atoms.shape) + (1 if names[0] != 0 else 0)
-    count = int(regions.max(initial=0))
-    centres, areas = _centres_of_mass(regions, atoms.astype(float), count)
-    cut = np.unique(np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]]))
-    was_touching = np.unique(regions[touching])
-    is_exact = np.abs(areas - area) <= slack
-    for doubtful in (cut, was_touching):
-        is_exact[doubtful[doubtful > 0] - 1] = False
-    centres[is_exact] = _redrawn(centres[is_exact], radius_angstrom / pixel_size_angstrom)
-    return centres[:, ::-1] * pixel_size_angstrom, is_exact
-
-
 def as_rows(positions_angstrom: Floats, intensities: ArrayLike) -> list[dict[str, Any]]:
     """Positions (n, 2) and intensities (n,) as dictionaries with x_angstrom, y_angstrom, intensity."""
     return [
         {"x_angstrom": float(x), "y_angstrom": float(y), "intensity": float(value)}
         for (x, y), value in zip(positions_angstrom, np.asarray(intensities, float), strict=True)
     ]
-
-
-def _redrawn(centroids: Floats, radius_px: float, rounds: int = 12) -> Floats:
-    """Centres (n, 2) of which disks have these centroids of pixels; the mean of the later rounds, as it may hover."""
-    offsets = np.arange(-int(radius_px) - 2, int(radius_px) + 3)
-    base = np.rint(centroids)[:, :, None] + offsets
-    centres, total = centroids.copy(), np.zeros_like(centroids)
-    for number in range(rounds):
-        dy2, dx2 = ((base[:, axis] - centres[:, axis, None]) ** 2 for axis in (0, 1))
-        inside = dy2[:, :, None] + dx2[:, None, :] <= radius_px**2
-        count = inside.sum(axis=(1, 2))[:, None]
-        drawn = np.stack([(inside.sum(axis=2) * base[:, 0]).sum(1), (inside.sum(axis=1) * base[:, 1]).sum(1)], axis=1)
-        centres = centres + 0.7 * (centroids - drawn / np.maximum(count, 1))
-        if number >= rounds // 2:
-            total += centres
-    return total / (rounds - rounds // 2)
 
 
 def _centres_of_mass(regions: NDArray[Any], weights: Floats, count: int) -> tuple[Floats, Floats]:

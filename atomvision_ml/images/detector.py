@@ -87,6 +87,11 @@ def poisson_counts(
     return detect(image, pixel_size_angstrom, DetectorParameters(mean_detected_e_per_a2=mean_detected_e_per_a2), seed)
 
 
+def dose_name(mean_detected_e_per_a2: float | None) -> str:
+    """``clean`` without noise, else the dose as a short number."""
+    return "clean" if mean_detected_e_per_a2 is None else f"{mean_detected_e_per_a2:g}"
+
+
 def _checked(image: np.ndarray, pixel_size_angstrom: float) -> np.ndarray:
     ideal = np.asarray(image, float)
     if ideal.ndim != 2:

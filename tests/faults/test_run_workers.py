@@ -15,7 +15,7 @@ PARENT = """
 import sys, time, os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from atomvision_ml.evaluation.scores import _compute_alone
+from atomvision_ml.evaluation.judging import _compute_alone
 from atomvision_ml.workers import end_with_parent
 
 if __name__ == "__main__":

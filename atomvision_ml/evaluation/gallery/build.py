@@ -7,28 +7,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomvision_ml.evaluation.gallery import pictures
+from atomvision_ml.evaluation.gallery.entries import GalleryContext, dose_words
 from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
-from atomvision_ml.evaluation.promotion import RULES
-from atomvision_ml.models.segmenter import dose_name
+from atomvision_ml.evaluation.protocol import PROTOCOLS
+from atomvision_ml.evaluation.tasks import TASKS as TASK_CODE
 from atomvision_ml.models.training import stable_seed
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, TASKS
 
 Progress = Callable[[int, "int | None"], None]
 Row = dict[str, Any]
 
-_TITLES = {"lattice": "Bravais lattice", "segmentation": "Segmentation and atom finding"}
-_TABLES = {
-    "lattice": (("macro_f1", "accuracy", "balanced_accuracy", "ece"), ("all", "unambiguous", "clear")),
-    "segmentation": (("iou", "dice", "detection_f1", "localisation_rmse_angstrom"), ("all",)),
-}
 _METRIC_NAMES = {
     "macro_f1": "macro-F1",
     "accuracy": "accuracy",
@@ -39,7 +33,6 @@ _METRIC_NAMES = {
     "detection_f1": "detection F1 at 0.5 Å",
     "localisation_rmse_angstrom": "localisation RMSE per axis, Å",
 }
-_CUT_ANGSTROM = 8.0
 
 
 class GalleryParameters(BaseModel):
@@ -50,15 +43,6 @@ class GalleryParameters(BaseModel):
     maximum_items: int = Field(default=24, ge=2, le=60, description="Most items shown, over all tasks.")
 
 
-@dataclass(frozen=True)
-class _Context:
-    folder: Path
-    reader: ItemReader
-    images: dict[str, Row]
-    answers: dict[str, list[Row]]
-    checkpoint: Path | None
-
-
 def build_gallery(
     folder: Path,
     *,
@@ -67,7 +51,7 @@ def build_gallery(
     predictions: Mapping[str, pl.DataFrame],
     metrics: pl.DataFrame,
     open_blob: OpenBlob,
-    segmenter: Path | None = None,
+    checkpoints: Mapping[str, Path] | None = None,
     champions: pl.DataFrame | None = None,
     parameters: GalleryParameters | None = None,
     progress: Progress | None = None,
@@ -81,7 +65,7 @@ def build_gallery(
         predictions: rows of the predictions tables by task (``lattice``, ``segmentation``); a task may be absent.
         metrics: rows of ``evaluation/metrics``.
         open_blob: local folder of a blob.
-        segmenter: checkpoint whose maps are shown; without one the segmentation page has no pictures of answers.
+        checkpoints: by task, those whose answers are drawn; without one a page may have fewer pictures.
         champions: rows of ``models/champions``, for the verdicts.
         parameters: how much is shown.
         progress: called with (items drawn, items in all).
@@ -99,12 +83,12 @@ def build_gallery(
     shown = {task: _choose(holdout, predictions[task], task, chosen.maximum_items // len(tasks)) for task in tasks}
     wanted = [row["image_id"] for rows in shown.values() for row in rows]
     known = images.filter(pl.col("image_id").is_in(wanted)).select("image_id", "slab_id", "atoms")
-    context = _Context(
+    context = GalleryContext(
         folder=folder,
         reader=ItemReader(open_blob),
         images={row["image_id"]: row for row in known.iter_rows(named=True)},
         answers=_by_item(predictions, [row["item_id"] for rows in shown.values() for row in rows]),
-        checkpoint=segmenter,
+        checkpoints=checkpoints or {},
     )
     shutil.rmtree(folder / "pictures", ignore_errors=True)
     (folder / "pictures").mkdir(parents=True)
@@ -114,20 +98,20 @@ def build_gallery(
     for task in tasks:
         entries = []
         for row in shown[task]:
-            entries.append(_DRAW[task](row, context))
+            entries.append(TASK_CODE[task].draw(row, context))
             done += 1
             if progress is not None:
                 progress(done, total)
         name = f"{task}.html"
         page = {
             "page": name,
-            "title": _TITLES[task],
+            "title": PROTOCOLS[task].title,
             "entries": entries,
             "tables": result_tables(metrics, task),
             "verdict": verdicts.get(task),
         }
         _write(folder / name, "task.html.j2", **page)
-        pages.append({"page": name, "title": _TITLES[task], "n_items": len(entries)})
+        pages.append({"page": name, "title": PROTOCOLS[task].title, "n_items": len(entries)})
         cards.append(_summary(page, metrics, task))
     title = "AtomVision gallery"
     _write(folder / "index.html", "index.html.j2", title=title, cards=cards)
@@ -136,7 +120,7 @@ def build_gallery(
 
 def result_tables(metrics: pl.DataFrame, task: str) -> list[Row]:
     """For each slice one table: models as rows, metrics as columns, values with their intervals."""
-    names, which = _TABLES[task]
+    names, which = PROTOCOLS[task].shown_metrics, PROTOCOLS[task].shown_slices
     own = metrics.filter((pl.col("task") == task) & pl.col("metric").is_in(names))
     slices = [name for name in own["slice"].unique() if name.partition("|")[0] in which]
     tables = []
@@ -145,7 +129,7 @@ def result_tables(metrics: pl.DataFrame, task: str) -> list[Row]:
         tables.append(
             {
                 "slice": name.partition("|")[0],
-                "dose": _dose_words(name.partition("|")[2]),
+                "dose": dose_words(name.partition("|")[2]),
                 "n_items": part["n_items"][0],
                 "metrics": [_METRIC_NAMES[metric] for metric in names],
                 "rows": _table_rows(part, names),
@@ -174,7 +158,7 @@ def _cell(row: Row | None) -> Row:
 def _choose(holdout: pl.DataFrame, predictions: pl.DataFrame, task: str, count: int) -> list[Row]:
     """Items of all classes in turn, the doses taking turns too; the model's worst item comes first."""
     rows = holdout.filter(pl.col("task") == task).to_dicts()
-    score = "iou" if task == "segmentation" else "is_correct"
+    score = PROTOCOLS[task].score
     own = predictions.filter(pl.col("role") == "model").select("item_id", pl.col(score).cast(pl.Float64).alias("score"))
     scores = dict(own.iter_rows())
     rows = [row for row in rows if row["item_id"] in scores]
@@ -210,111 +194,14 @@ def _by_item(predictions: Mapping[str, pl.DataFrame], items: list[str]) -> dict[
     return found
 
 
-def _draw_lattice(row: Row, context: _Context) -> Row:
-    image, pixel = context.reader.image(row), row["pixel_size_angstrom"]
-    answers = context.answers[row["item_id"]]
-    own = next(answer for answer in answers if answer["role"] == "model")
-    vectors = own["lattice_vectors_angstrom"]
-    probabilities = own["probabilities"] or []
-    drawn = [
-        _picture(context, row, "structure", "structure, one cell", _structure(row, context)),
-        _picture(context, row, "image", "image, found cell", pictures.image_picture(image, pixel, vectors)),
-        _picture(
-            context,
-            row,
-            "diffractogram",
-            "diffractogram, found lattice",
-            pictures.diffractogram_picture(image, pixel, vectors),
-        ),
-    ]
-    return {
-        **_head(row),
-        "is_right": own["is_correct"],
-        "pictures": drawn,
-        "facts": [
-            ("label", row["bravais_lattice"]),
-            ("answer", own["lattice"] or "no lattice found"),
-            *[(_name(answer), answer["lattice"] or "none") for answer in answers if answer["role"] != "model"],
-            ("error of the vectors", _picometres(own["vector_error_angstrom"])),
-        ],
-        "bars": [(name, value) for name, value in zip(BRAVAIS_LATTICES, probabilities, strict=False)],
-    }
-
-
-def _draw_segmentation(row: Row, context: _Context) -> Row:
-    image, truth, pixel = context.reader.image(row), context.reader.mask(row), row["pixel_size_angstrom"]
-    answers = context.answers[row["item_id"]]
-    own = next(answer for answer in answers if answer["role"] == "model")
-    drawn = [
-        _picture(context, row, "image", "image", pictures.image_picture(image, pixel)),
-        _picture(context, row, "mask", "true mask", pictures.map_picture(truth, pixel)),
-    ]
-    if context.checkpoint is not None:
-        from atomvision_ml.models.segmenter import segment
-
-        found = segment(image, pixel, context.checkpoint)
-        drawn += [
-            _picture(context, row, "probability", "probability", pictures.map_picture(found.probability, pixel)),
-            _picture(
-                context,
-                row,
-                "overlay",
-                f"corner of {_CUT_ANGSTROM:g} Å: true edge green, found edge and atoms orange",
-                pictures.overlay_picture(image, found.mask, truth, found.atoms, pixel, _CUT_ANGSTROM),
-            ),
-        ]
-    return {
-        **_head(row),
-        "is_right": None,
-        "pictures": drawn,
-        "facts": [
-            ("IoU", f"{own['iou']:.3f}"),
-            *[(f"IoU of {_name(answer)}", f"{answer['iou']:.3f}") for answer in answers if answer["role"] != "model"],
-            (
-                "columns of ≥ 5 % found",
-                f"{own['n_matched']} of {own['n_columns']}, {own['n_found'] - own['n_matched']} invented",
-            ),
-        ],
-        "bars": [],
-    }
-
-
-_DRAW: dict[str, Callable[[Row, _Context], Row]] = {"lattice": _draw_lattice, "segmentation": _draw_segmentation}
-
-
-def _head(row: Row) -> Row:
-    dose = dose_name(row["mean_detected_e_per_a2"])
-    return {
-        "title": row["slab_id"].partition(":")[2] or row["slab_id"],
-        "source": row["source"],
-        "lattice": row["bravais_lattice"],
-        "dose": _dose_words(dose),
-        "pixel": f"{row['pixel_size_angstrom']:g} Å per pixel, field {row['field_angstrom'] / 10:.2f} nm",
-        "item_id": row["item_id"],
-        "is_worst": row["is_worst"],
-    }
-
-
-def _structure(row: Row, context: _Context) -> bytes:
-    known = context.images.get(row["image_id"])
-    atoms = known["atoms"] if known else []
-    return pictures.structure_picture(atoms, row["field_angstrom"], row["lattice_vectors_angstrom"])
-
-
-def _picture(context: _Context, row: Row, kind: str, caption: str, png: bytes) -> Row:
-    name = f"pictures/{stable_seed(row['item_id'], kind):016x}.png"
-    (context.folder / name).write_bytes(png)
-    return {"file": name, "caption": caption, "alt": f"{caption} of {row['slab_id']}"}
-
-
 def _summary(page: Row, metrics: pl.DataFrame, task: str) -> Row:
-    rule = RULES[task]
+    rule = PROTOCOLS[task].rule
     own = metrics.filter((pl.col("task") == task) & (pl.col("slice") == rule.slice) & (pl.col("metric") == rule.metric))
     return {
         **page,
         "picture": page["entries"][min(1, len(page["entries"]) - 1)]["pictures"][-1] if page["entries"] else None,
         "metric": _METRIC_NAMES[rule.metric],
-        "slice": f"{rule.slice.partition('|')[0]}, {_dose_words(rule.slice.partition('|')[2])}",
+        "slice": f"{rule.slice.partition('|')[0]}, {dose_words(rule.slice.partition('|')[2])}",
         "rows": _table_rows(own, (rule.metric,)),
     }
 
@@ -325,18 +212,6 @@ def _write(path: Path, template: str, **values: Any) -> None:
     loader = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     path.write_text(environment.get_template(template).render(**values), encoding="utf-8")
-
-
-def _name(answer: Row) -> str:
-    return str(answer["model_id"]).partition("@")[0].replace("_", " ")
-
-
-def _picometres(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} pm"
-
-
-def _dose_words(dose: str) -> str:
-    return "noiseless" if dose == "clean" else f"{dose} e/Å²"
 
 
 def _dose_order(name: str) -> float:

@@ -6,9 +6,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from atomvision_ml.evaluation.gallery import GalleryParameters, build_gallery, pictures, preview_grid
+from atomvision_ml.evaluation.gallery import pictures
+from atomvision_ml.evaluation.gallery.build import GalleryParameters, build_gallery
+from atomvision_ml.evaluation.gallery.pictures import preview_grid
 from atomvision_ml.evaluation.metrics import metric_rows
-from atomvision_ml.evaluation.scores import predict_lattice
+from atomvision_ml.evaluation.tasks.lattice import predict_lattice
 from atomvision_ml.schemas.tables import table
 
 

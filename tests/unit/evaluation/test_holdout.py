@@ -3,22 +3,22 @@ import polars as pl
 import pytest
 
 from atomvision_ml.evaluation.holdout import (
-    DOSES,
     HoldoutParameters,
     ItemReader,
     holdout_rows,
     load_item,
     noise_seed,
 )
+from atomvision_ml.evaluation.protocol import PROTOCOLS
 
 
 def test_test_split_only_at_every_dose(small_set):
     splits = dict(small_set.training_sets.select("image_id", "split").iter_rows())
     assert {splits[image] for image in small_set.holdout["image_id"]} == {"test"}
-    for task, doses in DOSES.items():
+    for task, protocol in PROTOCOLS.items():
         own = small_set.holdout.filter(pl.col("task") == task)
         n_test = small_set.training_set(task).filter(pl.col("split") == "test").height
-        assert own.height == n_test * len(doses)
+        assert own.height == n_test * len(protocol.doses_e_per_a2)
 
 
 def test_rows_do_not_depend_on_order(small_set):

@@ -3,7 +3,8 @@ import math
 import polars as pl
 import pytest
 
-from atomvision_ml.evaluation.promotion import PromotionRule, Standing, champion_row, decide
+from atomvision_ml.evaluation.promotion import Standing, champion_row, decide
+from atomvision_ml.evaluation.protocol import PromotionRule
 from atomvision_ml.schemas.tables import table
 
 RULE = PromotionRule(metric="iou", slice="all|1000", margin=0.05, tolerance=0.01)

@@ -5,22 +5,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from atomvision_ml.images.atoms import find_atoms, laplacian_of_gaussian_atoms, mask_columns
+from atomvision_ml.images.atoms import find_atoms, laplacian_of_gaussian_atoms
 from atomvision_ml.images.columns import column_mask
 from atomvision_ml.images.detector import poisson_counts
+from atomvision_ml.images.resampling import area_average_matrix, cubic_matrix
+from atomvision_ml.images.scenes import SceneLibrary, SceneParameters, draw_scenes
 from atomvision_ml.models import segmenter as module
 from atomvision_ml.models.checkpoint import CheckpointError, released_checkpoint
-from atomvision_ml.models.segmenter import (
+from atomvision_ml.models.segmenter import SegmenterParameters, load_segmenter, segment
+from atomvision_ml.models.segmenter_training import (
     SegmenterLearner,
-    SegmenterParameters,
-    area_average_matrix,
-    cubic_matrix,
-    load_segmenter,
-    segment,
+    on_working_grid,
     signed_distance,
     train_segmenter,
 )
 from atomvision_ml.models.training import RESUME_FILE
+from atomvision_ml.models.training_run import TrainingData
 
 TINY = {"epochs": 2, "crops_per_epoch": 16, "decoder_width": 4, "validation_images": 2, "crop_px": 32, "views": 1}
 
@@ -64,34 +64,42 @@ def test_cubic_interpolation_is_exact_for_parabolas():
     assert np.allclose(cubic_matrix(20, place) @ np.arange(20.0) ** 2, place**2)
 
 
-@given(x=st.floats(5, 15), y=st.floats(5, 15), pixel=st.sampled_from([0.1, 0.125, 0.2]))
-@settings(max_examples=30, deadline=None)
-def test_columns_come_back_from_their_mask(x, y, pixel):
-    size = round(20 / pixel)
-    mask = column_mask(np.array([[x, y]]), size, pixel)
-    columns, is_exact = mask_columns(mask | column_mask(np.array([[2.0, 0.1]]), size, pixel), pixel)
-    assert is_exact.sum() == 1
-    assert np.abs(columns[is_exact][0] - (x, y)).max() < 0.4 * pixel
-    redrawn = column_mask(columns[is_exact], size, pixel)
-    assert (redrawn ^ mask).sum() <= 0.05 * mask.sum() + 1
-
-
-def test_touching_disks_are_parted():
-    mask = column_mask(np.array([[5.0, 5.0], [6.05, 5.0], [10, 10]]), 150, 0.1)
-    columns, is_exact = mask_columns(mask, 0.1)
-    assert len(columns) == 3
-    assert is_exact.sum() == 1
-    away, _ = cKDTree(columns).query([[5.0, 5.0], [6.05, 5.0]])
-    assert away.max() < 0.1
-
-
 def test_signed_distance_is_the_distance_to_the_edge():
-    mask = column_mask(np.array([[6.03, 5.0]]), 120, 0.1)
-    parameters = SegmenterParameters()
-    target = signed_distance(mask, 0.1, parameters)
+    target = signed_distance(np.array([[6.03, 5.0], [-0.3, 9.0]]), 60, 0.05, SegmenterParameters())
     along = (np.arange(60) + 0.5) * 0.2 - 0.05
-    truth = np.clip(0.5 - np.hypot(along[None, :] - 6.03, along[:, None] - 5.0), -0.5, 0.5)
-    assert np.abs(target - truth).max() < 0.03
+    near = [np.hypot(along[None, :] - x, along[:, None] - y) for x, y in ((6.03, 5.0), (-0.3, 9.0))]
+    assert np.abs(target - np.clip(0.5 - np.minimum(*near), -0.5, 0.5)).max() < 1e-6
+
+
+def test_the_target_lies_where_the_atoms_are(small_set):
+    """A network in use sees images on the same grid, from the same pixels."""
+    row = small_set.training_set("segmentation").row(0, named=True)
+    library = SceneLibrary([row], small_set.open_blob)
+    for pixel in (0.1, 0.175, 0.25):
+        ranges = SceneParameters(
+            size_px=int(np.ceil(12.8 / pixel)),
+            minimum_pixel_size_angstrom=pixel,
+            maximum_pixel_size_angstrom=pixel,
+            clean_fraction=1.0,
+        )
+        scenes = draw_scenes([library.projection(0)], ranges, np.random.default_rng(0))
+        image, target = on_working_grid(scenes, SegmenterParameters(), 64)
+        assert image.shape == target.shape == (1, 64, 64)
+        y, x = np.indices((64, 64))
+        centres = [[(mass * axis).sum() / mass.sum() for axis in (x, y)] for mass in brightest(image[0], target[0])]
+        assert np.abs(np.subtract(*centres)).max() < 0.35
+
+
+def brightest(image, target):
+    """Image and target inside the disk at the brightest inner pixel."""
+    from scipy.ndimage import label
+
+    regions, _ = label(target > 0)
+    inner = image[8:-8, 8:-8]
+    y, x = np.unravel_index(inner.argmax(), inner.shape)
+    inside = regions == regions[y + 8, x + 8]
+    assert inside.sum() > 8
+    return np.where(inside, image, 0), np.where(inside, target, 0)
 
 
 def test_atoms_of_a_perfect_map_are_found_to_a_picometre():
@@ -203,32 +211,20 @@ def test_small_training_is_resumed_and_says_what_it_did(small_set, tmp_path):
     )
 
 
-def test_the_test_split_is_never_read(small_set, tmp_path):
+def test_the_test_split_is_never_read(small_set):
     items = small_set.training_set("segmentation")
-    learner = SegmenterLearner(items, small_set.open_blob, SegmenterParameters(**TINY))
-    read = []
-    original = learner._read
-
-    def spy(row):
-        read.append(row["item_id"])
-        return original(row)
-
-    learner._read = spy
-    for _ in learner.batches(0):
-        pass
-    learner.network.eval()
-    import torch
-
-    with torch.inference_mode():
-        learner.validate(torch.device("cpu"))
+    data = TrainingData(items, small_set.open_blob, {})
+    learner = SegmenterLearner(data, SegmenterParameters(**TINY))
     splits = dict(items.select("item_id", "split").iter_rows())
-    assert {splits[item] for item in read} == {"train", "val"}
+    assert {splits[row["item_id"]] for row in learner._train.rows} == {"train"}
+    with pytest.raises(ValueError, match="not 'test'"):
+        data.rows("test")
 
 
 def test_batches_depend_on_nothing_but_the_epoch(small_set):
     items = small_set.training_set("segmentation")
     parameters = SegmenterParameters(**TINY)
-    first, second = (SegmenterLearner(items, small_set.open_blob, parameters) for _ in range(2))
+    first, second = (SegmenterLearner(TrainingData(items, small_set.open_blob, {}), parameters) for _ in range(2))
     list(first.batches(0))
     for (a, b), (c, d) in zip(first.batches(1), second.batches(1), strict=True):
         assert a.shape == (8, 1, 32, 32)
@@ -237,15 +233,7 @@ def test_batches_depend_on_nothing_but_the_epoch(small_set):
     assert not np.array_equal(next(first.batches(0))[0], next(first.batches(1))[0])
 
 
-def test_cache_is_bounded(small_set):
-    learner = SegmenterLearner(small_set.training_set("segmentation"), small_set.open_blob, SegmenterParameters(**TINY))
-    learner.cache_bytes = 300_000
-    list(learner.batches(0))
-    assert len(learner._cache) <= 3
-    assert learner._cached_bytes <= 300_000
-
-
 def test_empty_split_is_named(small_set):
     items = small_set.training_set("segmentation").filter(pl.col("split") != "val")
     with pytest.raises(ValueError, match="val split is empty"):
-        SegmenterLearner(items, small_set.open_blob, SegmenterParameters(**TINY))
+        SegmenterLearner(TrainingData(items, small_set.open_blob, {}), SegmenterParameters(**TINY))

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atomvision_ml.evaluation.atom_matching import columns_that_count, match_atoms
 from atomvision_ml.evaluation.baselines import (
     autocorrelation_peaks,
     disks,
@@ -15,13 +16,8 @@ from atomvision_ml.evaluation.baselines import (
 )
 from atomvision_ml.evaluation.holdout import ItemReader
 from atomvision_ml.evaluation.metrics import metric_rows
-from atomvision_ml.evaluation.scores import (
-    match_atoms,
-    predict_lattice,
-    predict_segmentation,
-    true_columns,
-    vector_error,
-)
+from atomvision_ml.evaluation.tasks.lattice import predict_lattice, vector_error
+from atomvision_ml.evaluation.tasks.segmentation import predict_segmentation
 from atomvision_ml.models.checkpoint import released_checkpoint
 from atomvision_ml.schemas.tables import table
 
@@ -135,13 +131,13 @@ def test_one_column_is_matched_once():
 
 def test_true_columns_agree_with_the_table(small_set):
     reader = ItemReader(small_set.open_blob)
-    row = small_set.holdout.row(0, named=True)
-    columns, counts = true_columns(reader.mask(row), reader.clean(row), row["pixel_size_angstrom"])
-    stored = small_set.images.filter(pl.col("image_id") == row["image_id"])["columns"].to_list()[0]
-    truth = np.array([(column["x_angstrom"], column["y_angstrom"]) for column in stored])
-    distance = np.linalg.norm(columns[counts][:, None] - truth, axis=2).min(axis=1)
-    assert counts.any()
-    assert np.median(distance) < 0.02
+    for row in small_set.holdout.unique("image_id", maintain_order=True).iter_rows(named=True):
+        columns = reader.columns(row)
+        stored = small_set.images.filter(pl.col("image_id") == row["image_id"])["columns"].to_list()[0]
+        truth = np.array([(column["x_angstrom"], column["y_angstrom"]) for column in stored])
+        assert np.abs(columns.positions_angstrom - truth).max() < 1e-9
+        counts = columns_that_count(columns, (row["field_angstrom"],) * 2)
+        assert 0 < counts.sum() < len(truth)
 
 
 def test_reader_reads_a_plain_lattice():

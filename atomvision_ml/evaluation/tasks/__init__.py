@@ -1,0 +1,37 @@
+"""The code of each learning task: how answers become figures, and how an item is drawn.
+
+Belongs here: one module a task. What a task is judged by (doses, metric, rule) is in
+:mod:`atomvision_ml.evaluation.protocol`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from atomvision_ml.evaluation.gallery.entries import GalleryContext
+from atomvision_ml.evaluation.judging import Row
+from atomvision_ml.evaluation.sums import Evaluate, Figures
+from atomvision_ml.evaluation.tasks import lattice, segmentation
+
+
+@dataclass(frozen=True)
+class Task:
+    """Code of one task.
+
+    Attributes:
+        sums: from predictions of one model, joined with their items, to sums per item by name, (n, ...), and the
+            function that makes figures of total sums.
+        draw: from an item to its entry in the gallery.
+    """
+
+    sums: Callable[[pl.DataFrame], tuple[Figures, Evaluate]]
+    draw: Callable[[Row, GalleryContext], Row]
+
+
+TASKS = {
+    "lattice": Task(lattice.sums, lattice.draw),
+    "segmentation": Task(segmentation.sums, segmentation.draw),
+}

@@ -1,0 +1,191 @@
+"""The task ``lattice``: the Bravais lattice and its vectors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from atomvision_ml.evaluation.baselines import LatticeBaselines, read_lattice, tune_lattice
+from atomvision_ml.evaluation.gallery import pictures
+from atomvision_ml.evaluation.gallery.entries import GalleryContext, add_picture, entry_head, method_name, picometres
+from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
+from atomvision_ml.evaluation.judging import Progress, Row, items_of, judge_items
+from atomvision_ml.evaluation.sums import Evaluate, Figures, mean_of_known, ratio
+from atomvision_ml.schemas.tables.predictions import LATTICE_FINDER
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
+
+log = logging.getLogger(__name__)
+
+ECE_BINS = 10
+"""Equal bins of the highest probability, for the expected calibration error (Guo et al., arXiv:1706.04599)."""
+
+
+def predict_lattice(
+    holdout: pl.DataFrame,
+    training_set: pl.DataFrame,
+    open_blob: OpenBlob,
+    *,
+    model_id: str = "lattice_finder",
+    parameters: Mapping[str, Any] | None = None,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """The lattice finder and its baselines on every lattice item.
+
+    The classical baseline is the plain autocorrelation reader, tuned on the train split for each dose; the trivial one
+    answers the train split's most frequent class, with its class shares as probabilities.
+
+    Args:
+        holdout: rows of ``evaluation/holdout``; other tasks are ignored.
+        training_set: rows of ``models/training_sets`` of the task ``lattice``.
+        open_blob: local folder of a blob.
+        model_id: name and version for the model's rows.
+        parameters: fields of the lattice finder's parameters that differ from the defaults.
+        processes: more than one divides the items among so many processes.
+        progress: called with (items done, items in all).
+
+    Returns:
+        ``predictions/lattice_finder``: three rows per item. An image without a lattice has a null class and counts as
+        wrong.
+
+    Raises:
+        ValueError: no lattice items, or an empty train split.
+    """
+    rows = items_of(holdout, "lattice")
+    doses = list(dict.fromkeys(row["mean_detected_e_per_a2"] for row in rows))
+    baselines = tune_lattice(training_set, open_blob, doses=doses)
+    judge = partial(_judge_lattice, baselines=baselines, model_id=model_id, parameters=dict(parameters or {}))
+    return judge_items(LATTICE_FINDER, judge, rows, open_blob, processes, progress)
+
+
+def vector_error(found_angstrom: ArrayLike, true_angstrom: ArrayLike) -> float:
+    """Largest distance, in Å, of a found vector to the true lattice's nearest vector; both (2, 2) rows."""
+    found, true = np.reshape(found_angstrom, (2, 2)), np.reshape(true_angstrom, (2, 2))
+    base = np.rint(found @ np.linalg.inv(true))
+    around = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), axis=-1).reshape(-1, 2)
+    near = (base[:, None, :] + around) @ true
+    return float(np.linalg.norm(found[:, None, :] - near, axis=2).min(axis=1).max())
+
+
+def _judge_lattice(
+    row: Row, reader: ItemReader, baselines: LatticeBaselines, model_id: str, parameters: Mapping[str, Any]
+) -> list[Row]:
+    image, pixel = reader.image(row), row["pixel_size_angstrom"]
+    plain = read_lattice(image, pixel, *baselines.reader[row["mean_detected_e_per_a2"]])
+    simple = _lattice_row(row, "autocorrelation", "classical", *(plain or (None, None)))
+    trivial = _lattice_row(row, "majority_class", "trivial", baselines.majority_class, None)
+    trivial["probabilities"] = [baselines.class_shares[name] for name in BRAVAIS_LATTICES]
+    return [_found_lattice(row, image, model_id, parameters), simple, trivial]
+
+
+def _found_lattice(row: Row, image: NDArray[Any], model_id: str, parameters: Mapping[str, Any]) -> Row:
+    from atomvision_ml.models.lattice_finder import LatticeFinderParameters, NoLatticeError, find_lattice
+
+    try:
+        result = find_lattice(image, row["pixel_size_angstrom"], LatticeFinderParameters(**parameters))
+    except NoLatticeError as error:
+        log.info("%s: %s", row["item_id"], error)
+        return _lattice_row(row, model_id, "model", None, None)
+    answer = _lattice_row(row, model_id, "model", result.lattice, result.lattice_vectors_angstrom)
+    answer["probabilities"] = [float(result.probabilities[name]) for name in BRAVAIS_LATTICES]
+    answer["uncertainties_angstrom"] = _finite(result.uncertainties_angstrom)
+    return answer
+
+
+def _lattice_row(row: Row, model_id: str, role: str, lattice: str | None, vectors: ArrayLike | None) -> Row:
+    return {
+        "item_id": row["item_id"],
+        "model_id": model_id,
+        "role": role,
+        "lattice": lattice,
+        "lattice_vectors_angstrom": None if vectors is None else _finite(vectors),
+        "is_correct": lattice == row["bravais_lattice"],
+        "vector_error_angstrom": None if vectors is None else vector_error(vectors, row["lattice_vectors_angstrom"]),
+    }
+
+
+def _finite(values: ArrayLike) -> list[float] | None:
+    flat = np.asarray(values, float).ravel()
+    return flat.tolist() if np.isfinite(flat).all() else None
+
+
+def sums(answers: pl.DataFrame) -> tuple[Figures, Evaluate]:
+    """What the figures are made of; see :class:`atomvision_ml.evaluation.tasks.Task`."""
+    classes = list(BRAVAIS_LATTICES)
+    truth = np.array([classes.index(name) for name in answers["bravais_lattice"]])
+    found = np.array([classes.index(name) if name else len(classes) for name in answers["lattice"]])
+    confusion = np.zeros((len(truth), len(classes), len(classes) + 1))
+    confusion[np.arange(len(truth)), truth, found] = 1
+    sums = {"confusion": confusion}
+    given = answers["probabilities"].is_not_null().to_numpy()
+    if given.any():
+        top = np.array([max(values) if values is not None else 0.0 for values in answers["probabilities"]])
+        place = np.minimum((top * ECE_BINS).astype(int), ECE_BINS - 1)
+        bins = np.zeros((len(truth), ECE_BINS, 3))
+        bins[np.arange(len(truth)), place] = np.stack([np.ones(len(truth)), top, truth == found], axis=1)
+        sums["bins"] = bins * given[:, None, None]
+    return sums, _lattice_figures
+
+
+def _lattice_figures(sums: Figures) -> Figures:
+    """From confusion counts (b, class, answer) and calibration bins (b, bin, 3) to figures (b,)."""
+    confusion = sums["confusion"]
+    support, hits = confusion.sum(axis=2), np.diagonal(confusion[:, :, :-1], axis1=1, axis2=2)
+    answered = confusion[:, :, :-1].sum(axis=1)
+    recall = ratio(hits, support)
+    f1 = np.where(support > 0, ratio(2 * hits, support + answered), np.nan)
+    figures = {
+        "accuracy": ratio(hits.sum(axis=1), support.sum(axis=1)),
+        "balanced_accuracy": mean_of_known(recall),
+        "macro_f1": mean_of_known(f1),
+        **{f"recall_{name}": recall[:, number] for number, name in enumerate(BRAVAIS_LATTICES)},
+    }
+    if "bins" in sums:
+        count, top, right = np.moveaxis(sums["bins"], 2, 0)
+        figures["ece"] = ratio(np.abs(top - right).sum(axis=1), count.sum(axis=1))
+    return figures
+
+
+def draw(row: Row, context: GalleryContext) -> Row:
+    """The entry of one item in the gallery."""
+    image, pixel = context.reader.image(row), row["pixel_size_angstrom"]
+    answers = context.answers[row["item_id"]]
+    own = next(answer for answer in answers if answer["role"] == "model")
+    vectors = own["lattice_vectors_angstrom"]
+    probabilities = own["probabilities"] or []
+    drawn = [
+        add_picture(context, row, "structure", "structure, one cell", _structure(row, context)),
+        add_picture(context, row, "image", "image, found cell", pictures.image_picture(image, pixel, vectors)),
+        add_picture(
+            context,
+            row,
+            "diffractogram",
+            "diffractogram, found lattice",
+            pictures.diffractogram_picture(image, pixel, vectors),
+        ),
+    ]
+    return {
+        **entry_head(row),
+        "is_right": own["is_correct"],
+        "pictures": drawn,
+        "facts": [
+            ("label", row["bravais_lattice"]),
+            ("answer", own["lattice"] or "no lattice found"),
+            *[(method_name(answer), answer["lattice"] or "none") for answer in answers if answer["role"] != "model"],
+            ("error of the vectors", picometres(own["vector_error_angstrom"])),
+        ],
+        "bars": [(name, value) for name, value in zip(BRAVAIS_LATTICES, probabilities, strict=False)],
+    }
+
+
+def _structure(row: Row, context: GalleryContext) -> bytes:
+    known = context.images.get(row["image_id"])
+    atoms = known["atoms"] if known else []
+    return pictures.structure_picture(atoms, row["field_angstrom"], row["lattice_vectors_angstrom"])

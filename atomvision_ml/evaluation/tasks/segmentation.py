@@ -1,0 +1,178 @@
+"""The task ``segmentation``: atom against background, and the atoms found."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from atomvision_ml.evaluation.atom_matching import columns_that_count, match_atoms
+from atomvision_ml.evaluation.baselines import (
+    SegmentationBaselines,
+    disks,
+    log_atoms,
+    mask_iou,
+    otsu_mask,
+    tune_segmentation,
+)
+from atomvision_ml.evaluation.gallery import pictures
+from atomvision_ml.evaluation.gallery.entries import GalleryContext, add_picture, entry_head, method_name
+from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
+from atomvision_ml.evaluation.judging import Progress, Row, items_of, judge_items
+from atomvision_ml.evaluation.sums import Evaluate, Figures, ratio
+from atomvision_ml.images.atoms import as_rows, find_atoms
+from atomvision_ml.schemas.tables.predictions import SEGMENTER
+
+_CUT_ANGSTROM = 8.0
+
+
+def predict_segmentation(
+    holdout: pl.DataFrame,
+    training_set: pl.DataFrame,
+    open_blob: OpenBlob,
+    *,
+    checkpoint: Path,
+    model_id: str = "segmenter",
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """The segmenter and its baselines on every segmentation item.
+
+    Baselines: ``all_background`` (trivial), ``otsu`` and ``laplacian_of_gaussian`` (disks of 0.5 Å around sub-pixel
+    maxima), the latter two tuned on the train split for each dose.
+
+    Args and errors as :func:`predict_lattice`, and
+        checkpoint: folder of the segmenter to judge; CheckpointError if it is damaged.
+
+    Returns:
+        ``predictions/segmenter``: four rows per item.
+    """
+    rows = items_of(holdout, "segmentation")
+    doses = list(dict.fromkeys(row["mean_detected_e_per_a2"] for row in rows))
+    baselines = tune_segmentation(training_set, open_blob, doses=doses)
+    judge = partial(_judge_segmentation, baselines=baselines, model_id=model_id, checkpoint=checkpoint)
+    return judge_items(SEGMENTER, judge, rows, open_blob, processes, progress)
+
+
+def _judge_segmentation(
+    row: Row, reader: ItemReader, baselines: SegmentationBaselines, model_id: str, checkpoint: Path
+) -> list[Row]:
+    from atomvision_ml.models.segmenter import segment
+
+    image, truth, pixel = reader.image(row), reader.mask(row), row["pixel_size_angstrom"]
+    columns, dose = reader.columns(row), row["mean_detected_e_per_a2"]
+    field = ((truth.shape[1] - 1) * pixel, (truth.shape[0] - 1) * pixel)
+    counts = columns_that_count(columns, field)
+
+    def judged(name: str, role: str, mask: NDArray[np.bool_], atoms: list[dict[str, float]]) -> Row:
+        positions = [(atom["x_angstrom"], atom["y_angstrom"]) for atom in atoms]
+        match = match_atoms(positions, columns.positions_angstrom, counts, field)
+        return {
+            "item_id": row["item_id"],
+            "model_id": name,
+            "role": role,
+            "n_true_positive": int(np.count_nonzero(mask & truth)),
+            "n_false_positive": int(np.count_nonzero(mask & ~truth)),
+            "n_false_negative": int(np.count_nonzero(~mask & truth)),
+            "n_true_negative": int(np.count_nonzero(~mask & ~truth)),
+            "iou": mask_iou(mask, truth),
+            "atoms": atoms,
+            **vars(match),
+        }
+
+    answer = segment(image, pixel, checkpoint)
+    by_otsu = otsu_mask(image, pixel, *baselines.otsu[dose])
+    by_log = log_atoms(image, pixel, *baselines.laplacian_of_gaussian[dose])
+    return [
+        judged(model_id, "model", answer.mask, answer.atoms),
+        judged("otsu", "classical", by_otsu, find_atoms(by_otsu, image, pixel)),
+        judged(
+            "laplacian_of_gaussian",
+            "classical",
+            disks(by_log[:, :2], truth.shape, pixel),
+            as_rows(by_log[:, :2], by_log[:, 2]),
+        ),
+        judged("all_background", "trivial", np.zeros_like(truth), []),
+    ]
+
+
+def sums(answers: pl.DataFrame) -> tuple[Figures, Evaluate]:
+    """What the figures are made of; see :class:`atomvision_ml.evaluation.tasks.Task`."""
+    names = (
+        "n_true_positive",
+        "n_false_positive",
+        "n_false_negative",
+        "n_true_negative",
+        "n_columns",
+        "n_found",
+        "n_matched",
+        "squared_error_angstrom2",
+        "iou",
+    )
+    sums = {name: answers[name].to_numpy().astype(float) for name in names}
+    sums["n_images"] = np.ones(answers.height)
+    return sums, _segmentation_figures
+
+
+def _segmentation_figures(sums: Figures) -> Figures:
+    right, extra, missed = sums["n_true_positive"], sums["n_false_positive"], sums["n_false_negative"]
+    pixels = right + extra + missed + sums["n_true_negative"]
+    columns, found, matched = sums["n_columns"], sums["n_found"], sums["n_matched"]
+    return {
+        "iou": ratio(sums["iou"], sums["n_images"]),
+        "dice": ratio(2 * right, 2 * right + extra + missed),
+        "precision": ratio(right, right + extra),
+        "recall": ratio(right, right + missed),
+        "pixel_accuracy": ratio(right + sums["n_true_negative"], pixels),
+        "detection_precision": ratio(matched, found),
+        "detection_recall": ratio(matched, columns),
+        "detection_f1": ratio(2 * matched, found + columns),
+        "localisation_rmse_angstrom": np.sqrt(ratio(sums["squared_error_angstrom2"], 2 * matched)),
+    }
+
+
+def draw(row: Row, context: GalleryContext) -> Row:
+    """The entry of one item in the gallery."""
+    image, truth, pixel = context.reader.image(row), context.reader.mask(row), row["pixel_size_angstrom"]
+    answers = context.answers[row["item_id"]]
+    own = next(answer for answer in answers if answer["role"] == "model")
+    drawn = [
+        add_picture(context, row, "image", "image", pictures.image_picture(image, pixel)),
+        add_picture(context, row, "mask", "true mask", pictures.map_picture(truth, pixel)),
+    ]
+    if context.checkpoints.get("segmentation") is not None:
+        from atomvision_ml.models.segmenter import segment
+
+        found = segment(image, pixel, context.checkpoints.get("segmentation"))
+        drawn += [
+            add_picture(context, row, "probability", "probability", pictures.map_picture(found.probability, pixel)),
+            add_picture(
+                context,
+                row,
+                "overlay",
+                f"corner of {_CUT_ANGSTROM:g} Å: true edge green, found edge and atoms orange",
+                pictures.overlay_picture(image, found.mask, truth, found.atoms, pixel, _CUT_ANGSTROM),
+            ),
+        ]
+    return {
+        **entry_head(row),
+        "is_right": None,
+        "pictures": drawn,
+        "facts": [
+            ("IoU", f"{own['iou']:.3f}"),
+            *[
+                (f"IoU of {method_name(answer)}", f"{answer['iou']:.3f}")
+                for answer in answers
+                if answer["role"] != "model"
+            ],
+            (
+                "columns of ≥ 5 % found",
+                f"{own['n_matched']} of {own['n_columns']}, {own['n_found'] - own['n_matched']} invented",
+            ),
+        ],
+        "bars": [],
+    }
