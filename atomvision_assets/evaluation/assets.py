@@ -11,14 +11,13 @@ from atomvision_assets.store import Product, Store
 from atomvision_ml.evaluation.gallery.build import GalleryParameters
 from atomvision_ml.evaluation.holdout import HoldoutParameters
 from atomvision_ml.evaluation.metrics import MetricParameters
-from atomvision_ml.models.registry import model_names, model_spec
+from atomvision_ml.models.registry import model_names
 from atomvision_ml.storage.keys import (
     EVALUATION_GALLERY,
     EVALUATION_HOLDOUT,
     EVALUATION_METRICS,
     IMAGES_STEM,
     MODELS_CHAMPIONS,
-    MODELS_SEGMENTER,
     MODELS_TRAINING_SETS,
 )
 
@@ -97,7 +96,7 @@ def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfi
     EVALUATION_GALLERY,
     code_version="1",
     kinds={"html", "matplotlib"},
-    deps=[*PREDICTIONS, EVALUATION_HOLDOUT, EVALUATION_METRICS, IMAGES_STEM, MODELS_CHAMPIONS, MODELS_SEGMENTER],
+    deps=[*PREDICTIONS, *MODELS, EVALUATION_HOLDOUT, EVALUATION_METRICS, IMAGES_STEM, MODELS_CHAMPIONS],
     automation_condition=when_inputs_change("each"),
     description="Open index.html in the blob; `make demo` prints where it is.",
 )
@@ -105,14 +104,14 @@ def gallery(context: dg.AssetExecutionContext, store: Store, config: GalleryConf
     """Draw pages for people."""
     import polars as pl
 
-    from atomvision_ml.evaluation.gallery.build import build_gallery
+    from atomvision_ml.evaluation.gallery.build import build_gallery, by_task
 
     work = store.begin(context)
     items = work.scan(EVALUATION_HOLDOUT)
     images = work.scan(IMAGES_STEM).select("image_id", "slab_id", "atoms")
     figures, champions = work.scan(EVALUATION_METRICS), work.scan(MODELS_CHAMPIONS)
-    segmenter = work.scan(MODELS_SEGMENTER)
-    answers = {model_spec(name).task: work.scan(f"predictions/{name}") for name in model_names()}
+    models = {name: work.scan(f"models/{name}") for name in model_names()}
+    answers = {name: work.scan(f"predictions/{name}") for name in model_names()}
     parameters = GalleryParameters(**config.model_dump())
 
     def make() -> Product:
@@ -121,10 +120,10 @@ def gallery(context: dg.AssetExecutionContext, store: Store, config: GalleryConf
             folder,
             holdout=judged,
             images=images.filter(pl.col("image_id").is_in(judged["image_id"].implode())).collect(),
-            predictions={task: table.collect() for task, table in answers.items()},
+            predictions=by_task({name: table.collect() for name, table in answers.items()}),
             metrics=figures.collect(),
             open_blob=work.lake.blob,
-            checkpoints={"segmentation": work.lake.blob(segmenter.collect()["blob"][0])},
+            checkpoints={name: work.lake.blob(model.collect()["blob"][0]) for name, model in models.items()},
             champions=champions.collect(),
             parameters=parameters,
             progress=work.progress,

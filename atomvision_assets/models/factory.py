@@ -4,10 +4,11 @@ Belongs here: what these assets have in common. What is special of one model is 
 :mod:`atomvision_assets.models.assets`.
 """
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
@@ -15,6 +16,7 @@ from atomvision_assets.automation import when_inputs_change
 from atomvision_assets.declare import on_partition, table_asset
 from atomvision_assets.store import Audit, Product, Store, Work
 from atomvision_ml.models.registry import model_spec
+from atomvision_ml.settings import settings
 from atomvision_ml.storage.keys import EVALUATION_HOLDOUT, MODELS_TRAINING_SETS
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ Train = Callable[[Work, "pl.DataFrame", dict[str, Any]], "Checkpoint"]
 
 Predict = Callable[[Work, "pl.DataFrame", "pl.DataFrame", str, Path], "pa.Table"]
 """From hold-out, training set, model id and checkpoint folder to the rows of ``predictions/<name>``."""
+
+Size = Literal["demo", "full"]
 
 PREDICTION_CHECKS = {"every_item_is_predicted": "The model answered every item of its task in the hold-out."}
 
@@ -46,6 +50,7 @@ class ModelAssets:
         kinds: badges of the model asset.
         is_gpu: whether training asks for a GPU where there is one.
         full: parameters of the size ``full``, where the run config leaves the defaults.
+        train_deps, predict_deps: further keys that ``train`` and ``predict`` scan.
     """
 
     name: str
@@ -57,6 +62,8 @@ class ModelAssets:
     kinds: set[str]
     is_gpu: bool = False
     full: Mapping[str, Any] = field(default_factory=dict)
+    train_deps: Sequence[str] = ()
+    predict_deps: Sequence[str] = ()
 
     def parameters(self, config: dg.Config) -> tuple[str, dict[str, Any]]:
         """The size of the graph, and the model's parameters at that size."""
@@ -66,6 +73,11 @@ class ModelAssets:
         if size == "full":
             chosen |= {name: value for name, value in self.full.items() if chosen[name] == defaults[name]}
         return size, chosen
+
+
+def processes() -> int:
+    """Processes among which hold-out items are divided."""
+    return settings().threads or os.cpu_count() or 1
 
 
 def model_assets(spec: ModelAssets) -> list[dg.AssetsDefinition]:
@@ -98,7 +110,7 @@ def _model(spec: ModelAssets) -> dg.AssetsDefinition:
         f"models/{spec.name}",
         code_version=spec.code_version,
         kinds=spec.kinds,
-        deps=[on_partition(MODELS_TRAINING_SETS, registered.task)],
+        deps=[on_partition(MODELS_TRAINING_SETS, registered.task), *spec.train_deps],
         automation_condition=when_inputs_change(),
         is_gpu=spec.is_gpu,
         description=registered.description,
@@ -127,7 +139,7 @@ def _predictions(spec: ModelAssets) -> dg.AssetsDefinition:
         f"predictions/{spec.name}",
         code_version=spec.prediction_code_version,
         kinds={"python", "parquet"},
-        deps=[model_key, EVALUATION_HOLDOUT, on_partition(MODELS_TRAINING_SETS, registered.task)],
+        deps=[model_key, EVALUATION_HOLDOUT, on_partition(MODELS_TRAINING_SETS, registered.task), *spec.predict_deps],
         checks=PREDICTION_CHECKS,
         automation_condition=when_inputs_change(),
     )(predictions)

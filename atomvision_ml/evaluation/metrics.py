@@ -19,9 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from atomvision_ml.evaluation.sums import Evaluate, Figures, Floats, ratio
 from atomvision_ml.evaluation.tasks import TASKS
 from atomvision_ml.images.detector import dose_name
+from atomvision_ml.models.registry import model_names, model_spec
 from atomvision_ml.models.training import stable_seed
 
 Row = dict[str, Any]
+
+CLASSICAL_MODELS = frozenset(name for name in model_names() if model_spec(name).kind == "classical")
+"""Registered methods without training: for every network of their task they are baselines."""
 
 CLEAR_OWN_STRAIN_PERCENT = 0.2
 CLEAR_NEXT_STRAIN_PERCENT = 3.0
@@ -84,9 +88,9 @@ def metric_rows(
             figures = figures_of(part, chosen)
             about = {
                 "task": part["task"][0],
-                "model": str(model_id).partition("@")[0],
+                "model": name_of(model_id),
                 "model_id": model_id,
-                "role": role,
+                "role": "classical" if role == "model" and name_of(model_id) in CLASSICAL_MODELS else role,
                 "size": size,
                 "seed": seed if role == "model" else 0,
                 "slice": name,
@@ -116,6 +120,11 @@ def figures_of(answers: pl.DataFrame, parameters: MetricParameters | None = None
         if error is not None:
             figures["vector_error_median_angstrom"] = {"value": float(error), "low": None, "high": None}  # type: ignore[arg-type]
     return figures
+
+
+def name_of(model_id: object) -> str:
+    """Registered name of a model, or the baseline's name."""
+    return str(model_id).partition("@")[0]
 
 
 def value_of(metrics: pl.DataFrame, model_id: str, slice_: str, metric: str) -> float | None:

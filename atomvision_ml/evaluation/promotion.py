@@ -6,7 +6,7 @@ not fall behind the champion in office.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -83,6 +83,37 @@ def decide(
     )
 
 
+def champion_rows(
+    candidates: Sequence[Mapping[str, Any]], metrics: pl.DataFrame, in_office: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of ``models/champions``: of each task the candidate with the best deciding figure is judged.
+
+    Args:
+        candidates: the newest rows of all ``models/<name>``.
+        metrics: rows of ``evaluation/metrics``.
+        in_office: the present rows of ``models/champions`` by task.
+
+    Raises:
+        ValueError: the metrics lack a candidate or its baselines.
+    """
+    rows = []
+    for task in dict.fromkeys(candidate["task"] for candidate in candidates):
+        rule, own = PROTOCOLS[task].rule, metrics.filter(pl.col("task") == task)
+        best: tuple[float, Mapping[str, Any]] | None = None
+        for candidate in candidates:
+            if candidate["task"] == task:
+                value = value_of(own, candidate["model_id"], rule.slice, rule.metric)
+                if value is None:
+                    raise ValueError(
+                        f"evaluation/metrics has no {rule.metric} on {rule.slice} of {candidate['model_id']}"
+                    )
+                if best is None or value > best[0]:
+                    best = value, candidate
+        if best is not None:
+            rows.append(champion_row(task, best[1], metrics, in_office.get(task)))
+    return rows
+
+
 def champion_row(
     task: str,
     candidate: Mapping[str, Any],
@@ -107,7 +138,8 @@ def champion_row(
     chosen = rule or PROTOCOLS[task].rule
     own = metrics.filter((pl.col("task") == task) & (pl.col("slice") == chosen.slice))
     value = value_of(own, candidate["model_id"], chosen.slice, chosen.metric)
-    others = own.filter((pl.col("role") != "model") & (pl.col("metric") == chosen.metric))
+    is_other = (pl.col("role") != "model") & (pl.col("model_id") != candidate["model_id"])
+    others = own.filter(is_other & (pl.col("metric") == chosen.metric))
     baselines = dict(others.select("model_id", "value").iter_rows())
     if value is None or not baselines:
         raise ValueError(

@@ -9,6 +9,12 @@ BRAVAIS_LATTICES = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
 TASKS = ("lattice", "segmentation")
 """The learning tasks; the partitions of ``models/training_sets``."""
 
+MODELS = {
+    "lattice_finder": "lattice",
+    "segmenter": "segmentation",
+}
+"""The registered models and the task of each; every one has the tables ``models/<name>`` and ``predictions/<name>``."""
+
 SPLITS = ("train", "val", "test")
 
 SIZES = ("demo", "full")

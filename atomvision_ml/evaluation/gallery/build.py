@@ -18,7 +18,7 @@ from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
 from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.evaluation.tasks import TASKS as TASK_CODE
 from atomvision_ml.models.training import stable_seed
-from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, TASKS
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, MODELS, TASKS
 
 Progress = Callable[[int, "int | None"], None]
 Row = dict[str, Any]
@@ -65,7 +65,7 @@ def build_gallery(
         predictions: rows of the predictions tables by task (``lattice``, ``segmentation``); a task may be absent.
         metrics: rows of ``evaluation/metrics``.
         open_blob: local folder of a blob.
-        checkpoints: by task, those whose answers are drawn; without one a page may have fewer pictures.
+        checkpoints: by registered name, those whose answers are drawn; without one a page may have fewer pictures.
         champions: rows of ``models/champions``, for the verdicts.
         parameters: how much is shown.
         progress: called with (items drawn, items in all).
@@ -118,6 +118,14 @@ def build_gallery(
     return [{"page": "index.html", "title": title, "n_items": total}, *pages]
 
 
+def by_task(predictions: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """The predictions tables of all models, by their names, put together task by task."""
+    return {
+        task: pl.concat([table for name, table in predictions.items() if MODELS[name] == task])
+        for task in dict.fromkeys(MODELS[name] for name in predictions)
+    }
+
+
 def result_tables(metrics: pl.DataFrame, task: str) -> list[Row]:
     """For each slice one table: models as rows, metrics as columns, values with their intervals."""
     names, which = PROTOCOLS[task].shown_metrics, PROTOCOLS[task].shown_slices
@@ -159,7 +167,7 @@ def _choose(holdout: pl.DataFrame, predictions: pl.DataFrame, task: str, count: 
     """Items of all classes in turn, the doses taking turns too; the model's worst item comes first."""
     rows = holdout.filter(pl.col("task") == task).to_dicts()
     score = PROTOCOLS[task].score
-    own = predictions.filter(pl.col("role") == "model").select("item_id", pl.col(score).cast(pl.Float64).alias("score"))
+    own = predictions.filter(pl.col("role") == "model").group_by("item_id").agg(pl.col(score).cast(pl.Float64).mean())
     scores = dict(own.iter_rows())
     rows = [row for row in rows if row["item_id"] in scores]
     if not rows:

@@ -23,7 +23,7 @@ class GalleryContext:
         reader: of the hold-out's images.
         images: rows of ``images/stem`` by image.
         answers: rows of the predictions tables by item.
-        checkpoints: folder of the model whose answers are drawn, by task.
+        checkpoints: checkpoint folders of the models whose answers are drawn, by registered name.
     """
 
     folder: Path

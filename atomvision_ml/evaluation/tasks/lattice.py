@@ -18,7 +18,7 @@ from atomvision_ml.evaluation.gallery.entries import GalleryContext, add_picture
 from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
 from atomvision_ml.evaluation.judging import Progress, Row, items_of, judge_items
 from atomvision_ml.evaluation.sums import Evaluate, Figures, mean_of_known, ratio
-from atomvision_ml.schemas.tables.predictions import LATTICE_FINDER
+from atomvision_ml.schemas.tables import table
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def predict_lattice(
     doses = list(dict.fromkeys(row["mean_detected_e_per_a2"] for row in rows))
     baselines = tune_lattice(training_set, open_blob, doses=doses)
     judge = partial(_judge_lattice, baselines=baselines, model_id=model_id, parameters=dict(parameters or {}))
-    return judge_items(LATTICE_FINDER, judge, rows, open_blob, processes, progress)
+    return judge_items(table(f"predictions/{model_id.partition('@')[0]}"), judge, rows, open_blob, processes, progress)
 
 
 def vector_error(found_angstrom: ArrayLike, true_angstrom: ArrayLike) -> float:

@@ -25,7 +25,7 @@ from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
 from atomvision_ml.evaluation.judging import Progress, Row, items_of, judge_items
 from atomvision_ml.evaluation.sums import Evaluate, Figures, ratio
 from atomvision_ml.images.atoms import as_rows, find_atoms
-from atomvision_ml.schemas.tables.predictions import SEGMENTER
+from atomvision_ml.schemas.tables import table
 
 _CUT_ANGSTROM = 8.0
 
@@ -55,7 +55,7 @@ def predict_segmentation(
     doses = list(dict.fromkeys(row["mean_detected_e_per_a2"] for row in rows))
     baselines = tune_segmentation(training_set, open_blob, doses=doses)
     judge = partial(_judge_segmentation, baselines=baselines, model_id=model_id, checkpoint=checkpoint)
-    return judge_items(SEGMENTER, judge, rows, open_blob, processes, progress)
+    return judge_items(table(f"predictions/{model_id.partition('@')[0]}"), judge, rows, open_blob, processes, progress)
 
 
 def _judge_segmentation(
@@ -144,10 +144,10 @@ def draw(row: Row, context: GalleryContext) -> Row:
         add_picture(context, row, "image", "image", pictures.image_picture(image, pixel)),
         add_picture(context, row, "mask", "true mask", pictures.map_picture(truth, pixel)),
     ]
-    if context.checkpoints.get("segmentation") is not None:
+    if context.checkpoints.get("segmenter") is not None:
         from atomvision_ml.models.segmenter import segment
 
-        found = segment(image, pixel, context.checkpoints.get("segmentation"))
+        found = segment(image, pixel, context.checkpoints.get("segmenter"))
         drawn += [
             add_picture(context, row, "probability", "probability", pictures.map_picture(found.probability, pixel)),
             add_picture(

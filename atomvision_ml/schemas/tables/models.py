@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from atomvision_ml.schemas.core import Column, Table
-from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, SIZES, SOURCES, SPLITS, TASKS
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, MODELS, SIZES, SOURCES, SPLITS, TASKS
 
 S, I32, F64, B = pa.string(), pa.int32(), pa.float64(), pa.bool_()
 
@@ -28,10 +28,10 @@ TRAINING_SETS = Table(
 )
 
 
-def _model_table(name: str, description: str) -> Table:
+def _model_table(name: str, task: str) -> Table:
     return Table(
         key=f"models/{name}",
-        description=description,
+        description=f"The model {name!r} of the task {task!r}: its newest checkpoint and card.",
         columns=(
             Column(name="model_id", type=S, unique=True, description="`<name>@<version>`."),
             Column(name="name", type=S, one_of=(name,), description="Registered name."),
@@ -63,11 +63,6 @@ def _model_table(name: str, description: str) -> Table:
     )
 
 
-LATTICE_FINDER = _model_table(
-    "lattice_finder", "The classical lattice finder: autocorrelation peaks, reduction, least squares."
-)
-SEGMENTER = _model_table("segmenter", "U-Net that tells atom from background (segmentation-models-pytorch).")
-
 CHAMPIONS = Table(
     key="models/champions",
     description="The released model of each task and why it was or was not promoted.",
@@ -96,4 +91,4 @@ CHAMPIONS = Table(
     ),
 )
 
-ALL = (TRAINING_SETS, LATTICE_FINDER, SEGMENTER, CHAMPIONS)
+ALL = (TRAINING_SETS, *(_model_table(name, task) for name, task in MODELS.items()), CHAMPIONS)

@@ -38,7 +38,7 @@ def test_network_and_function():
 def test_import_is_cheap():
     code = (
         "import sys, atomvision_ml.models.registry, atomvision_ml.models.checkpoint, atomvision_ml.models.segmenter,"
-        "atomvision_ml.evaluation.gallery, atomvision_ml.evaluation.scores, atomvision_ml.evaluation.promotion;"
+        "atomvision_ml.evaluation.gallery.build, atomvision_ml.evaluation.tasks, atomvision_ml.evaluation.promotion;"
         "heavy = ('torch', 'skimage', 'sklearn', 'matplotlib', 'segmentation_models_pytorch');"
         "print([name for name in heavy if name in sys.modules])"
     )
