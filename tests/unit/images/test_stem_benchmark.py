@@ -21,7 +21,7 @@ def test_rows_name_structures_peer_and_ratio() -> None:
         (benchmark, name, pixel)
         for name in ("2 random", "graphene", "MoS2")
         for pixel in (0.1, 0.2)
-        for benchmark in ("stem_single", "stem_batched", "stem_mixed_batch")
+        for benchmark in ("stem_single", "stem_single_float64", "stem_batched", "stem_mixed_batch")
         if benchmark != "stem_mixed_batch" or name == "2 random"
     ]
     for row in rows:
