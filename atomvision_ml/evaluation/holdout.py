@@ -21,6 +21,7 @@ from atomvision_ml.models.training import stable_seed
 
 if TYPE_CHECKING:
     from atomvision_ml.images.columns import Columns
+    from atomvision_ml.images.stem import Projection, View
     from atomvision_ml.images.stem_set import StemSet
 
 OpenBlob = Callable[[str], Path]
@@ -102,6 +103,18 @@ class ItemReader:
     def columns(self, row: Mapping[str, Any]) -> Columns:
         """The true columns in view, those closer than 1 Å merged by intensity."""
         return self._set(row["blob"]).columns(row["index"])
+
+    def projection(self, row: Mapping[str, Any]) -> Projection:
+        """The projected cell that the image shows, e.g. to render it at another pixel size."""
+        return self._set(row["blob"]).projection(row["index"])
+
+    def view(self, row: Mapping[str, Any]) -> View:
+        """The image's pose: pixel size, edge, rotation and shift."""
+        return self._set(row["blob"]).view(row["index"])
+
+    def numbers(self, row: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Atomic numbers (k,) of the projected cell, in the order of its positions."""
+        return self._set(row["blob"]).numbers(row["index"])
 
     def image(self, row: Mapping[str, Any]) -> NDArray[np.float32]:
         """The image at the row's dose: counts per pixel, or the noiseless image where the dose is null."""

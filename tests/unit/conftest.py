@@ -33,6 +33,7 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
     from atomvision_ml.images.stem import StemParameters
     from atomvision_ml.images.stem_set import with_blob, write_stem_set
     from atomvision_ml.schemas.tables import table
+    from atomvision_ml.schemas.vocabulary import TASKS
     from atomvision_ml.structures.matching import material_rows
     from atomvision_ml.structures.prototypes import prototype_rows
     from atomvision_ml.structures.slabs import slab_rows
@@ -48,10 +49,7 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
     parameters = StemParameters(size_px=128, minimum_field_angstrom=18.0)
     images = pl.from_arrow(with_blob(write_stem_set(slabs, folder, parameters, source="prototypes"), "small"))
     images = pl.DataFrame(images)
-    sets = [
-        frame("models/training_sets", training_set_rows(task, images, materials))
-        for task in ("lattice", "segmentation")
-    ]
+    sets = [frame("models/training_sets", training_set_rows(task, images, materials)) for task in TASKS]
     training_sets = pl.concat(sets)
     holdout = frame("evaluation/holdout", holdout_rows(training_sets, images))
     return SmallSet(images, materials, training_sets, holdout, folder)

@@ -10,6 +10,8 @@ from atomvision_ml.evaluation.holdout import (
     noise_seed,
 )
 from atomvision_ml.evaluation.protocol import PROTOCOLS
+from atomvision_ml.images.stem import render_batch
+from atomvision_ml.schemas.vocabulary import TASKS
 
 
 def test_test_split_only_at_every_dose(small_set):
@@ -45,10 +47,20 @@ def test_clean_item_is_the_stored_image(small_set):
     assert reader.mask(row).dtype == bool
 
 
+def test_projection_and_view_are_those_of_the_image(small_set):
+    row = small_set.holdout.row(0, named=True)
+    reader = ItemReader(small_set.open_blob)
+    projection, view = reader.projection(row), reader.view(row)
+    (again,) = render_batch([projection], [view])
+    assert np.allclose(again, reader.clean(row), rtol=1e-4, atol=1e-4 * again.max())
+    assert view.pixel_size_angstrom == row["pixel_size_angstrom"]
+    assert len(reader.numbers(row)) == len(projection.weights)
+
+
 def test_capped_size_keeps_the_classes(small_set):
     rows = holdout_rows(small_set.training_sets, small_set.images, HoldoutParameters(maximum_images=3))
     images = {(row["task"], row["image_id"]) for row in rows}
-    assert len(images) == 6
+    assert len(images) == 3 * len(TASKS)
     assert len({row["bravais_lattice"] for row in rows}) == 3
 
 
