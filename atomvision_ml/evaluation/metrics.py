@@ -115,10 +115,10 @@ def figures_of(answers: pl.DataFrame, parameters: MetricParameters | None = None
         if np.isfinite(values[0]):
             low, high = _interval(spread.get(name), chosen.confidence)
             figures[name] = {"value": float(values[0]), "low": low, "high": high}
-    if task == "lattice":
-        error = answers["vector_error_angstrom"].median()
-        if error is not None:
-            figures["vector_error_median_angstrom"] = {"value": float(error), "low": None, "high": None}  # type: ignore[arg-type]
+    for name, column in TASKS[task].medians.items():
+        known = answers[column].drop_nulls().to_numpy()
+        if len(known):
+            figures[name] = {"value": float(np.median(known)), "low": None, "high": None}
     return figures
 
 

@@ -88,6 +88,8 @@ def champion_rows(
 ) -> list[dict[str, Any]]:
     """The rows of ``models/champions``: of each task the candidate with the best deciding figure is judged.
 
+    A task without promotion rule has no champion.
+
     Args:
         candidates: the newest rows of all ``models/<name>``.
         metrics: rows of ``evaluation/metrics``.
@@ -99,6 +101,8 @@ def champion_rows(
     rows = []
     for task in dict.fromkeys(candidate["task"] for candidate in candidates):
         rule, own = PROTOCOLS[task].rule, metrics.filter(pl.col("task") == task)
+        if rule is None:
+            continue
         best: tuple[float, Mapping[str, Any]] | None = None
         for candidate in candidates:
             if candidate["task"] == task:
@@ -133,9 +137,11 @@ def champion_row(
         rule: by default that of :data:`PROTOCOLS`.
 
     Raises:
-        ValueError: the metrics lack the candidate or its baselines.
+        ValueError: the metrics lack the candidate or its baselines, or the task has no rule.
     """
     chosen = rule or PROTOCOLS[task].rule
+    if chosen is None:
+        raise ValueError(f"the task {task!r} has no promotion rule")
     own = metrics.filter((pl.col("task") == task) & (pl.col("slice") == chosen.slice))
     value = value_of(own, candidate["model_id"], chosen.slice, chosen.metric)
     is_other = (pl.col("role") != "model") & (pl.col("model_id") != candidate["model_id"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from atomvision_ml.images.detector import dose_name
 from atomvision_ml.schemas.vocabulary import TASKS
 
 
@@ -25,10 +26,39 @@ class Protocol(BaseModel):
 
     title: str
     doses_e_per_a2: tuple[float | None, ...] = Field(description="Detected dose of the items; None is noiseless.")
-    rule: PromotionRule = Field(description="What decides over promotion.")
-    score: str = Field(description="Column of the predictions whose lowest value marks the worst item.")
-    shown_metrics: tuple[str, ...] = Field(description="Metrics of the gallery's tables.")
+    rule: PromotionRule | None = Field(default=None, description="What decides over promotion; None: no champion.")
+    score: str | None = Field(
+        default=None, description="Column of the answers whose lowest value marks the worst item; None: none is marked."
+    )
+    shown_metrics: tuple[str, ...] = Field(
+        min_length=1, description="Metrics of the gallery's tables, of the bins and of the comparisons."
+    )
     shown_slices: tuple[str, ...] = Field(default=("all",), description="Slices of the gallery's tables.")
+    labels: dict[str, str] = Field(default={}, description="Names of metrics for people, where they need another one.")
+    answers: tuple[str, ...] = Field(
+        default=(), description="Tables of answers besides the predictions of its models; of the form of predictions."
+    )
+
+    @property
+    def headline(self) -> tuple[str, str]:
+        """Metric and slice that stand for the task where there is room for one figure only."""
+        if self.rule is not None:
+            return self.rule.metric, self.rule.slice
+        return self.shown_metrics[0], f"{self.shown_slices[0]}|{dose_name(self.doses_e_per_a2[0])}"
+
+    def label(self, metric: str) -> str:
+        """A metric's name for people."""
+        return self.labels.get(metric) or _LABELS.get(metric) or metric.replace("_", " ")
+
+
+_LABELS = {
+    "macro_f1": "macro-F1",
+    "ece": "calibration error",
+    "iou": "IoU",
+    "dice": "Dice",
+    "detection_f1": "detection F1 at 0.5 Å",
+    "localisation_rmse_angstrom": "localisation RMSE per axis, Å",
+}
 
 
 PROTOCOLS: dict[str, Protocol] = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,17 +23,6 @@ from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, MODELS, TASKS
 
 Progress = Callable[[int, "int | None"], None]
 Row = dict[str, Any]
-
-_METRIC_NAMES = {
-    "macro_f1": "macro-F1",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "ece": "calibration error",
-    "iou": "IoU",
-    "dice": "Dice",
-    "detection_f1": "detection F1 at 0.5 Å",
-    "localisation_rmse_angstrom": "localisation RMSE per axis, Å",
-}
 
 
 class GalleryParameters(BaseModel):
@@ -62,7 +52,7 @@ def build_gallery(
         folder: where to; made if missing. Start at ``index.html``.
         holdout: rows of ``evaluation/holdout``.
         images: rows of ``images/stem`` with their ``atoms``; a lazy selection of the hold-out's images is enough.
-        predictions: rows of the predictions tables by task (``lattice``, ``segmentation``); a task may be absent.
+        predictions: answers by task, see :func:`by_task`; a task may be absent.
         metrics: rows of ``evaluation/metrics``.
         open_blob: local folder of a blob.
         checkpoints: by registered name, those whose answers are drawn; without one a page may have fewer pictures.
@@ -119,10 +109,11 @@ def build_gallery(
 
 
 def by_task(predictions: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """The predictions tables of all models, by their names, put together task by task."""
+    """Tables of answers, by the name of the model or by the key of the table, put together task by task."""
+    tasks = {**MODELS, **{key: task for task, protocol in PROTOCOLS.items() for key in protocol.answers}}
     return {
-        task: pl.concat([table for name, table in predictions.items() if MODELS[name] == task])
-        for task in dict.fromkeys(MODELS[name] for name in predictions)
+        task: pl.concat([table for name, table in predictions.items() if tasks[name] == task], how="diagonal_relaxed")
+        for task in dict.fromkeys(tasks[name] for name in predictions)
     }
 
 
@@ -139,7 +130,7 @@ def result_tables(metrics: pl.DataFrame, task: str) -> list[Row]:
                 "slice": name.partition("|")[0],
                 "dose": dose_words(name.partition("|")[2]),
                 "n_items": part["n_items"][0],
-                "metrics": [_METRIC_NAMES[metric] for metric in names],
+                "metrics": [PROTOCOLS[task].label(metric) for metric in names],
                 "rows": _table_rows(part, names),
             }
         )
@@ -166,9 +157,7 @@ def _cell(row: Row | None) -> Row:
 def _choose(holdout: pl.DataFrame, predictions: pl.DataFrame, task: str, count: int) -> list[Row]:
     """Items of all classes in turn, the doses taking turns too; the model's worst item comes first."""
     rows = holdout.filter(pl.col("task") == task).to_dicts()
-    score = PROTOCOLS[task].score
-    own = predictions.filter(pl.col("role") == "model").group_by("item_id").agg(pl.col(score).cast(pl.Float64).mean())
-    scores = dict(own.iter_rows())
+    scores = _scores(predictions, PROTOCOLS[task].score)
     rows = [row for row in rows if row["item_id"] in scores]
     if not rows:
         return []
@@ -188,10 +177,18 @@ def _choose(holdout: pl.DataFrame, predictions: pl.DataFrame, task: str, count: 
         row = by_key.get((image, doses[number % len(doses)]))
         if row is not None and row is not worst and len(chosen) < count:
             chosen.append(row)
+    best = max(scores.values())
     return [
-        {**row, "is_worst": row is worst and scores[row["item_id"]] < 1, "score": scores[row["item_id"]]}
+        {**row, "is_worst": row is worst and scores[row["item_id"]] < best, "score": scores[row["item_id"]]}
         for row in chosen
     ]
+
+
+def _scores(predictions: pl.DataFrame, score: str | None) -> dict[str, float]:
+    """The models' mean score of each item that they answered; where it has none, as good as can be."""
+    value = pl.lit(None) if score is None else pl.col(score)
+    own = predictions.filter(pl.col("role") == "model").group_by("item_id").agg(value.cast(pl.Float64).mean())
+    return {item: np.inf if mean is None or np.isnan(mean) else mean for item, mean in own.iter_rows()}
 
 
 def _by_item(predictions: Mapping[str, pl.DataFrame], items: list[str]) -> dict[str, list[Row]]:
@@ -203,14 +200,14 @@ def _by_item(predictions: Mapping[str, pl.DataFrame], items: list[str]) -> dict[
 
 
 def _summary(page: Row, metrics: pl.DataFrame, task: str) -> Row:
-    rule = PROTOCOLS[task].rule
-    own = metrics.filter((pl.col("task") == task) & (pl.col("slice") == rule.slice) & (pl.col("metric") == rule.metric))
+    metric, where = PROTOCOLS[task].headline
+    own = metrics.filter((pl.col("task") == task) & (pl.col("slice") == where) & (pl.col("metric") == metric))
     return {
         **page,
-        "picture": page["entries"][min(1, len(page["entries"]) - 1)]["pictures"][-1] if page["entries"] else None,
-        "metric": _METRIC_NAMES[rule.metric],
-        "slice": f"{rule.slice.partition('|')[0]}, {dose_words(rule.slice.partition('|')[2])}",
-        "rows": _table_rows(own, (rule.metric,)),
+        "picture": next((entry["pictures"][-1] for entry in page["entries"][1::-1] if entry["pictures"]), None),
+        "metric": PROTOCOLS[task].label(metric),
+        "slice": f"{where.partition('|')[0]}, {dose_words(where.partition('|')[2])}",
+        "rows": _table_rows(own, (metric,)),
     }
 
 

@@ -6,8 +6,8 @@ Belongs here: one module a task. What a task is judged by (doses, metric, rule) 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -25,13 +25,19 @@ class Task:
         sums: from predictions of one model, joined with their items, to sums per item by name, (n, ...), and the
             function that makes figures of total sums.
         draw: from an item to its entry in the gallery.
+        slices: further slices of the task, conditions on predictions joined with their items, by name.
+        has_common_slices: whether the slices that all tasks share mean something here.
+        medians: figures without interval: column of the predictions whose median it is, by name.
     """
 
     sums: Callable[[pl.DataFrame], tuple[Figures, Evaluate]]
     draw: Callable[[Row, GalleryContext], Row]
+    slices: Mapping[str, pl.Expr] = field(default_factory=dict)
+    has_common_slices: bool = True
+    medians: Mapping[str, str] = field(default_factory=dict)
 
 
 TASKS = {
-    "lattice": Task(lattice.sums, lattice.draw),
+    "lattice": Task(lattice.sums, lattice.draw, medians={"vector_error_median_angstrom": "vector_error_angstrom"}),
     "segmentation": Task(segmentation.sums, segmentation.draw),
 }
