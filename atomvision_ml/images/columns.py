@@ -74,6 +74,23 @@ def columns_of(projection: Projection, distance_angstrom: float = 1.0) -> Column
     return merge_columns(x, y, projection.weights, distance_angstrom, projection.periods_angstrom)
 
 
+def nearest_columns_angstrom(projection: Projection, coincident_angstrom: float = 0.1) -> float:
+    """Smallest distance of two columns of a layer, in Å, its periodic images included.
+
+    Args:
+        projection: a layer, two periods.
+        coincident_angstrom: atoms closer than this are one column.
+    """
+    from scipy.spatial import cKDTree
+
+    xy = columns_of(projection, coincident_angstrom).positions_angstrom
+    periods = projection.periods_angstrom
+    xy = xy - np.floor(xy @ inverse_periods(periods)) @ periods
+    reach = float(np.linalg.norm(periods, axis=1).min()) * (1 + 1e-9)
+    around, _ = images_of_atoms(xy, periods, xy.min(axis=0) - reach, xy.max(axis=0) + reach)
+    return float(cKDTree(around).query(xy, k=2)[0][:, 1].min())
+
+
 def merge_columns(
     x_angstrom: np.ndarray,
     y_angstrom: np.ndarray,
