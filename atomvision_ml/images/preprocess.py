@@ -1,4 +1,4 @@
-"""Preparation of micrographs before they are analysed: smooth background and vignetting."""
+"""Preparation of micrographs before they are analysed: smooth background, vignetting, local contrast."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ Array = NDArray[np.float64]
 
 _DEGREE = 2
 _LEAST_GAIN = 0.2
+_LEAST_CONTRAST = 1e-12
 
 
 def detrend(image: ArrayLike) -> Array:
@@ -77,6 +78,53 @@ def gain_against(image: Array, model: Array) -> Array:
     gain = sum(c * np.outer(along_y[:, i], along_x[:, j]) for c, (i, j) in zip(coefficients, orders, strict=True))
     mean = float(np.mean(gain))
     return np.maximum(gain / mean, _LEAST_GAIN) if mean > 0 else np.ones_like(image)
+
+
+def local_normalisation(
+    images: ArrayLike,
+    pixel_size_angstrom: float,
+    *,
+    decay_angstrom: float = 12.0,
+    is_factor_as_printed: bool = False,
+) -> Array:
+    """Even out brightness and contrast that vary over the field (Madsen et al., arXiv:1802.03008, eqs. 2 and 3).
+
+    With a Gaussian window w of unit sum, over N_f frames of one place:
+    G = I − (1/N_f) Σ_k w * I_k (eq. 2), and H = G / √((1/N_f) Σ_k w * G_k²) (eq. 3).
+
+    Eq. 3 as printed divides by (1/N_f) √(Σ_k w * G_k²), which makes the result √N_f times larger; for a single image
+    both are the same. The field is mirrored at its border.
+
+    Args:
+        images: [y, x], or frames of one place [frame, y, x]; finite, real.
+        pixel_size_angstrom: edge of a pixel in Å.
+        decay_angstrom: standard deviation of the window in Å; must be much longer than what is to be seen.
+        is_factor_as_printed: divide by what eq. 3 prints, so that values depend on the number of frames.
+
+    Returns:
+        float64 of the same shape, of local mean about 0 and local mean square 1 over the frames; 0 where the window
+        holds no contrast.
+
+    Raises:
+        ValueError: another number of axes, values that are not finite, or a length that is not positive.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    values = np.asarray(images, np.float64)
+    if values.ndim not in (2, 3) or values.size == 0:
+        raise ValueError(f"images are [y, x] or [frame, y, x]; got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{int((~np.isfinite(values)).sum())} of {values.size} pixels are not finite")
+    if not (pixel_size_angstrom > 0 and decay_angstrom > 0):
+        raise ValueError("pixel_size_angstrom and decay_angstrom must be positive")
+    frames = values.reshape(-1, *values.shape[-2:])
+    sigma = decay_angstrom / pixel_size_angstrom
+    centred = frames - gaussian_filter(frames.mean(axis=0), sigma, mode="reflect")
+    spread = np.sqrt(gaussian_filter((centred**2).mean(axis=0), sigma, mode="reflect"))
+    if is_factor_as_printed:
+        spread = spread / np.sqrt(len(frames))
+    has_contrast = spread > _LEAST_CONTRAST * max(float(np.abs(values).max()), np.finfo(float).tiny)
+    return np.where(has_contrast, centred / np.where(has_contrast, spread, 1.0), 0.0).reshape(values.shape)
 
 
 def _orthonormal(n: int) -> Array:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atomvision_ml.images.preprocess import detrend, gain_against, smooth_part
+from atomvision_ml.images.preprocess import detrend, gain_against, local_normalisation, smooth_part
 
 Y, X = np.mgrid[-1:1:60j, -1:1:80j]
 
@@ -63,3 +63,40 @@ def test_number_types(dtype: type) -> None:
 def test_bad_images_are_refused(image: np.ndarray, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         detrend(image)
+
+
+def lattice_image(edge: int = 160) -> np.ndarray:
+    y, x = np.mgrid[:edge, :edge] * 0.2
+    return 2 + np.cos(2 * np.pi * x / 3) + np.cos(2 * np.pi * y / 4)
+
+
+def test_local_normalisation_does_not_know_smooth_brightness_and_contrast() -> None:
+    y, x = np.mgrid[-1:1:160j, -1:1:160j]
+    flat = lattice_image()
+    lit = (1 + 0.3 * x) * flat + 5 * y
+    plain, evened = (local_normalisation(image, 0.2, decay_angstrom=4.0) for image in (flat, lit))
+    inner = slice(40, -40)
+    assert np.corrcoef(plain[inner, inner].ravel(), evened[inner, inner].ravel())[0, 1] > 0.98
+    for result in (plain, evened):
+        assert abs(result[inner, inner].mean()) < 0.05
+        assert (result[inner, inner] ** 2).mean() == pytest.approx(1, rel=0.05)
+    np.testing.assert_allclose(local_normalisation(7 * flat - 3, 0.2), local_normalisation(flat, 0.2), atol=1e-9)
+
+
+def test_factor_of_eq_3_is_the_root_of_the_number_of_frames() -> None:
+    frames = np.stack([lattice_image(80) * gain for gain in (0.8, 1.0, 1.3)])
+    unit = local_normalisation(frames, 0.2)
+    printed = local_normalisation(frames, 0.2, is_factor_as_printed=True)
+    np.testing.assert_allclose(printed, np.sqrt(3) * unit)
+    one = local_normalisation(frames[0], 0.2, is_factor_as_printed=True)
+    np.testing.assert_allclose(one, local_normalisation(frames[:1], 0.2)[0])
+
+
+def test_local_normalisation_of_nothing_and_of_nonsense() -> None:
+    assert not local_normalisation(np.full((40, 40), 3.0), 0.2).any()
+    with pytest.raises(ValueError, match="shape"):
+        local_normalisation(np.zeros(5), 0.2)
+    with pytest.raises(ValueError, match="not finite"):
+        local_normalisation(np.array([[1.0, np.nan]]), 0.2)
+    with pytest.raises(ValueError, match="positive"):
+        local_normalisation(np.ones((9, 9)), 0.0)
