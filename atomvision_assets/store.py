@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -162,6 +163,8 @@ class Work:
         """
         from filelock import FileLock, Timeout
 
+        if self._scratch is not None:
+            return self._scratch
         identity = json.dumps([self._code_version, self.inputs, self._parameters], sort_keys=True, default=str)
         digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
         name = "-".join([*self.key.split("/"), *([self.partition] if self.partition else []), digest])
@@ -173,6 +176,13 @@ class Work:
             name = f"{name}-{self.context.run.run_id}"
         self._scratch = self.lake.scratch(name)
         return self._scratch
+
+    def within(self, name: str) -> Work:
+        """The same work with a folder of that name in its scratch as its scratch: for a part of it that resumes."""
+        part = copy(self)
+        part._scratch = self.scratch() / name
+        part._scratch.mkdir(parents=True, exist_ok=True)
+        return part
 
     def progress(self, done: int, total: int | None = None) -> None:
         """Report progress, at most every few seconds; goes to the run's log and to the terminal of `make demo`."""

@@ -1,18 +1,20 @@
 """Assets of the evaluation domain: the frozen hold-out, figures with intervals, pictures."""
 
-import json
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from atomvision_assets.automation import when_inputs_change
 from atomvision_assets.declare import table_asset
-from atomvision_assets.store import Product, Store
+from atomvision_assets.store import Product, Store, Work
+from atomvision_ml.evaluation.answers import FURTHER_TABLES
 from atomvision_ml.evaluation.gallery.build import GalleryParameters
 from atomvision_ml.evaluation.holdout import HoldoutParameters
 from atomvision_ml.evaluation.metrics import MetricParameters
 from atomvision_ml.models.registry import model_names
 from atomvision_ml.storage.keys import (
+    EVALUATION_COMPARISONS,
     EVALUATION_GALLERY,
     EVALUATION_HOLDOUT,
     EVALUATION_METRICS,
@@ -21,8 +23,21 @@ from atomvision_ml.storage.keys import (
     MODELS_TRAINING_SETS,
 )
 
+if TYPE_CHECKING:
+    import polars as pl
+
 MODELS = [f"models/{name}" for name in model_names()]
-PREDICTIONS = [f"predictions/{name}" for name in model_names()]
+ANSWERS = [*(f"predictions/{name}" for name in model_names()), *FURTHER_TABLES]
+
+
+def _scan_answers(work: Work) -> "dict[str, pl.LazyFrame]":
+    """Tables of answers by name of the model, further ones by their key."""
+    answers = {name: work.scan(f"predictions/{name}") for name in model_names()}
+    return answers | {key: work.scan(key) for key in FURTHER_TABLES}
+
+
+def _scan_models(work: Work) -> "dict[str, pl.LazyFrame]":
+    return {name: work.scan(f"models/{name}") for name in model_names()}
 
 
 class HoldoutConfig(dg.Config, HoldoutParameters):
@@ -43,7 +58,7 @@ class MetricConfig(dg.Config, MetricParameters):
 
 @table_asset(
     EVALUATION_HOLDOUT,
-    code_version="1",
+    code_version="2",
     kinds={"polars", "parquet"},
     deps=[MODELS_TRAINING_SETS, IMAGES_STEM],
     automation_condition=when_inputs_change("each"),
@@ -57,7 +72,7 @@ def holdout(context: dg.AssetExecutionContext, store: Store, config: HoldoutConf
     images = work.scan(IMAGES_STEM).drop("atoms", "columns")
     parameters = HoldoutParameters(**config.model_dump())
     return work.publish(
-        lambda: Product(holdout_rows(manifests.collect(), images.collect(), parameters)),
+        lambda: Product(holdout_rows(manifests.collect(), images.collect(), work.lake.blob, parameters)),
         parameters=parameters.model_dump(),
     )
 
@@ -66,37 +81,85 @@ def holdout(context: dg.AssetExecutionContext, store: Store, config: HoldoutConf
     EVALUATION_METRICS,
     code_version="1",
     kinds={"polars", "parquet"},
-    deps=[*PREDICTIONS, *MODELS, EVALUATION_HOLDOUT],
+    deps=[*ANSWERS, *MODELS, EVALUATION_HOLDOUT],
     automation_condition=when_inputs_change(),
 )
 def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfig) -> dg.MaterializeResult:
     """Score models and baselines alike, with intervals."""
+    import polars as pl
+
+    from atomvision_ml.evaluation.answers import by_task
     from atomvision_ml.evaluation.metrics import metric_rows
 
     work = store.begin(context)
     items = work.scan(EVALUATION_HOLDOUT)
-    predictions = {name: work.scan(f"predictions/{name}") for name in model_names()}
-    models = {name: work.scan(f"models/{name}") for name in model_names()}
+    answers, models = _scan_answers(work), _scan_models(work)
     parameters = MetricParameters(**config.model_dump())
 
     def make() -> Product:
-        rows = []
-        for name, answers in predictions.items():
-            (model,) = models[name].collect().to_dicts()
-            seed = json.loads(model["parameters_json"]).get("seed", 0)
-            rows += metric_rows(
-                answers.collect(), items.collect(), size=model["size"], seed=seed, parameters=parameters
-            )
-        return Product(rows)
+        made = pl.concat([model.select("model_id", "size", "seed").collect() for model in models.values()])
+        seeds = dict(made.select("model_id", "seed").iter_rows())
+        given = by_task({name: table.collect() for name, table in answers.items()})
+        size, judged = _size_of(made), items.collect()
+        return Product(
+            [
+                row
+                for table in given.values()
+                for row in metric_rows(table, judged, size=size, seeds=seeds, parameters=parameters)
+            ]
+        )
 
     return work.publish(make, parameters=parameters.model_dump())
+
+
+@table_asset(
+    EVALUATION_COMPARISONS,
+    code_version="1",
+    kinds={"polars", "parquet"},
+    deps=[*ANSWERS, *MODELS, EVALUATION_HOLDOUT],
+    automation_condition=when_inputs_change(),
+)
+def comparisons(context: dg.AssetExecutionContext, store: Store, config: MetricConfig) -> dg.MaterializeResult:
+    """Compare every model with every other method of its task."""
+    import polars as pl
+
+    from atomvision_ml.evaluation.answers import by_task
+    from atomvision_ml.evaluation.comparisons import comparison_rows
+
+    work = store.begin(context)
+    items = work.scan(EVALUATION_HOLDOUT)
+    answers, models = _scan_answers(work), _scan_models(work)
+    parameters = MetricParameters(**config.model_dump())
+
+    def make() -> Product:
+        made = pl.concat([model.select("model_id", "size", "is_checkpoint").collect() for model in models.values()])
+        repeats = made.filter(~pl.col("is_checkpoint"))["model_id"].to_list()
+        given = by_task({name: table.collect() for name, table in answers.items()})
+        size, judged = _size_of(made), items.collect()
+        return Product(
+            [
+                row
+                for table in given.values()
+                for row in comparison_rows(table, judged, size=size, leave_out=repeats, parameters=parameters)
+            ]
+        )
+
+    return work.publish(make, parameters=parameters.model_dump())
+
+
+def _size_of(models: "pl.DataFrame") -> str:
+    """The size of the graph; raises ValueError where models were made at different ones."""
+    sizes = models["size"].unique().sort().to_list()
+    if len(sizes) != 1:
+        raise ValueError(f"the models were made at the sizes {', '.join(sizes)}: materialise all of them at one size")
+    return str(sizes[0])
 
 
 @table_asset(
     EVALUATION_GALLERY,
     code_version="1",
     kinds={"html", "matplotlib"},
-    deps=[*PREDICTIONS, *MODELS, EVALUATION_HOLDOUT, EVALUATION_METRICS, IMAGES_STEM, MODELS_CHAMPIONS],
+    deps=[*ANSWERS, *MODELS, EVALUATION_HOLDOUT, EVALUATION_METRICS, IMAGES_STEM, MODELS_CHAMPIONS],
     automation_condition=when_inputs_change("each"),
     description="Open index.html in the blob; `make demo` prints where it is.",
 )
@@ -104,14 +167,14 @@ def gallery(context: dg.AssetExecutionContext, store: Store, config: GalleryConf
     """Draw pages for people."""
     import polars as pl
 
-    from atomvision_ml.evaluation.gallery.build import build_gallery, by_task
+    from atomvision_ml.evaluation.answers import by_task
+    from atomvision_ml.evaluation.gallery.build import build_gallery
 
     work = store.begin(context)
     items = work.scan(EVALUATION_HOLDOUT)
     images = work.scan(IMAGES_STEM).select("image_id", "slab_id", "atoms")
     figures, champions = work.scan(EVALUATION_METRICS), work.scan(MODELS_CHAMPIONS)
-    models = {name: work.scan(f"models/{name}") for name in model_names()}
-    answers = {name: work.scan(f"predictions/{name}") for name in model_names()}
+    answers, models = _scan_answers(work), _scan_models(work)
     parameters = GalleryParameters(**config.model_dump())
 
     def make() -> Product:
@@ -123,7 +186,10 @@ def gallery(context: dg.AssetExecutionContext, store: Store, config: GalleryConf
             predictions=by_task({name: table.collect() for name, table in answers.items()}),
             metrics=figures.collect(),
             open_blob=work.lake.blob,
-            checkpoints={name: work.lake.blob(model.collect()["blob"][0]) for name, model in models.items()},
+            checkpoints={
+                name: work.lake.blob(model.filter("is_checkpoint").collect()["blob"][0])
+                for name, model in models.items()
+            },
             champions=champions.collect(),
             parameters=parameters,
             progress=work.progress,

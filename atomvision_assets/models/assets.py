@@ -69,7 +69,7 @@ def champions(context: dg.AssetExecutionContext, store: Store) -> dg.Materialize
         former = work.former()
         in_office = {row["task"]: row for row in former.to_dicts()} if former is not None else {}
         rows = champion_rows(
-            [row for candidate in candidates.values() for row in candidate.collect().to_dicts()],
+            [row for table in candidates.values() for row in table.filter("is_checkpoint").collect().to_dicts()],
             figures.collect(),
             in_office,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
+from pydantic import Field, create_model
 
 from atomvision_assets.automation import when_inputs_change
 from atomvision_assets.declare import on_partition, table_asset
@@ -50,6 +51,7 @@ class ModelAssets:
         kinds: badges of the model asset.
         is_gpu: whether training asks for a GPU where there is one.
         full: parameters of the size ``full``, where the run config leaves the defaults.
+        full_seeds: trainings of a network at the size ``full``; at ``demo`` there is one.
         train_deps, predict_deps: further keys that ``train`` and ``predict`` scan.
     """
 
@@ -62,6 +64,7 @@ class ModelAssets:
     kinds: set[str]
     is_gpu: bool = False
     full: Mapping[str, Any] = field(default_factory=dict)
+    full_seeds: int = 3
     train_deps: Sequence[str] = ()
     predict_deps: Sequence[str] = ()
 
@@ -69,10 +72,16 @@ class ModelAssets:
         """The size of the graph, and the model's parameters at that size."""
         chosen = config.model_dump()
         size = chosen.pop("size")
+        chosen.pop("seeds", None)
         defaults = {name: info.default for name, info in type(config).model_fields.items()}
         if size == "full":
             chosen |= {name: value for name, value in self.full.items() if chosen[name] == defaults[name]}
         return size, chosen
+
+    def seeds(self, config: dg.Config) -> int:
+        """Number of trainings; a method without training is made once."""
+        given = getattr(config, "seeds", 1)
+        return int(given) or (self.full_seeds if getattr(config, "size", "demo") == "full" else 1)
 
 
 def processes() -> int:
@@ -87,24 +96,39 @@ def model_assets(spec: ModelAssets) -> list[dg.AssetsDefinition]:
 
 def _model(spec: ModelAssets) -> dg.AssetsDefinition:
     registered = model_spec(spec.name)
+    run_config = _with_seeds(spec.config) if registered.kind == "network" else spec.config
 
-    def model(context: dg.AssetExecutionContext, store: Store, config: spec.config) -> dg.MaterializeResult:  # type: ignore[name-defined]
+    def model(context: dg.AssetExecutionContext, store: Store, config: run_config) -> dg.MaterializeResult:  # type: ignore[valid-type]
         from atomvision_ml.models.checkpoint import model_row
 
         work = store.begin(context)
         training_set = work.scan(MODELS_TRAINING_SETS, registered.task)
         size, chosen = spec.parameters(config)
 
+        seeds = spec.seeds(config)
+
         def make() -> Product:
-            checkpoint = spec.train(work, training_set.collect(), chosen)
+            items, first = training_set.collect(), int(chosen.get("seed", 0))
+            made = [spec.train(work, items, chosen)]
+            for seed in range(first + 1, first + seeds):
+                made.append(spec.train(work.within(f"seed-{seed}"), items, {**chosen, "seed": seed}))
+            checkpoint = made[0]
             curves = checkpoint.folder / "curves.png"
             preview = curves.read_bytes() if curves.exists() else None
             card = {"card": checkpoint.card.model_dump(mode="json"), "n_parameters": checkpoint.n_parameters}
-            blob = work.lake.put_blob(checkpoint.folder)
-            row = model_row(checkpoint, version=work.data_version[:12], size=size, blob=blob)
-            return Product([row], preview_png=preview, metadata=card)
+            rows = [
+                model_row(
+                    one,
+                    version=work.data_version[:12],
+                    size=size,
+                    blob=work.lake.put_blob(one.folder),
+                    is_checkpoint=one is checkpoint,
+                )
+                for one in made
+            ]
+            return Product(rows, preview_png=preview, metadata=card)
 
-        return work.publish(make, parameters={**chosen, "size": size})
+        return work.publish(make, parameters={**chosen, "size": size, "seeds": seeds})
 
     return table_asset(
         f"models/{spec.name}",
@@ -127,10 +151,15 @@ def _predictions(spec: ModelAssets) -> dg.AssetsDefinition:
         training_set = work.scan(MODELS_TRAINING_SETS, registered.task)
 
         def make() -> Product:
-            (model,) = models.collect().to_dicts()
-            items = holdout.collect()
-            folder = work.lake.blob(model["blob"])
-            rows = spec.predict(work, items, training_set.collect(), model["model_id"], folder)
+            import pyarrow as pa
+            import pyarrow.compute as pc
+
+            items, training = holdout.collect(), training_set.collect()
+            parts = []
+            for model in models.sort("is_checkpoint", "seed", descending=[True, False]).collect().to_dicts():
+                answers = spec.predict(work, items, training, model["model_id"], work.lake.blob(model["blob"]))
+                parts.append(answers if model["is_checkpoint"] else answers.filter(pc.field("role") == "model"))
+            rows = pa.concat_tables(parts)
             return Product(rows, audits=[_every_item(rows, items, registered.task)])
 
         return work.publish(make)
@@ -145,11 +174,19 @@ def _predictions(spec: ModelAssets) -> dg.AssetsDefinition:
     )(predictions)
 
 
+def _with_seeds(config: type[dg.Config]) -> type[dg.Config]:
+    """The run config of a network: its parameters, and how often it is trained."""
+    seeds = Field(default=0, ge=0, description="Trainings with different seeds; 0 = 1 at size demo, 3 at size full.")
+    return create_model(config.__name__, __base__=config, __doc__=config.__doc__, seeds=(int, seeds))
+
+
 def _every_item(rows: "pa.Table", holdout: "pl.DataFrame", task: str) -> Audit:
     import polars as pl
 
-    answers = pl.DataFrame(rows).filter(pl.col("role") == "model")["item_id"]
-    items = holdout.filter(pl.col("task") == task)["item_id"]
-    missing = sorted(set(items) - set(answers))
-    is_complete = not missing and len(answers) == len(items)
-    return Audit("every_item_is_predicted", is_complete, {"n_items": len(items), "missing": missing[:20]})
+    answers = pl.DataFrame(rows).filter(pl.col("role") == "model")
+    items = set(holdout.filter(pl.col("task") == task)["item_id"])
+    given = {str(model): set(part["item_id"]) for (model,), part in answers.group_by("model_id")}
+    missing = sorted(items - set.intersection(*given.values())) if given else sorted(items)
+    strange = sorted(set(answers["item_id"]) - items)
+    details = {"n_items": len(items), "missing": missing[:20], "strange": strange[:20]}
+    return Audit("every_item_is_predicted", not missing and not strange, details)

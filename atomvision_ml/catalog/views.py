@@ -13,7 +13,7 @@ from atomvision_ml.schemas.core import Column
 
 S, I32, I64, F64 = pa.string(), pa.int32(), pa.int64(), pa.float64()
 
-LOWER_IS_BETTER = "(^|_)(error|loss|rmse|mae|ece|brier|nll|distance|deviation|false)(_|$)"
+LOWER_IS_BETTER = "(^|_)(error|loss|rmse|mae|ece|brier|nll|distance|deviation|false|invented|lost|missed|bias)(_|$)"
 """Metrics with one of these words in their name are better when smaller; all others are better when larger."""
 
 PUBLISHED_FIGURES = (

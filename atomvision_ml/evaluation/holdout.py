@@ -49,13 +49,17 @@ class HoldoutParameters(BaseModel):
 
 
 def holdout_rows(
-    training_sets: pl.DataFrame, images: pl.DataFrame, parameters: HoldoutParameters | None = None
+    training_sets: pl.DataFrame,
+    images: pl.DataFrame,
+    open_blob: OpenBlob,
+    parameters: HoldoutParameters | None = None,
 ) -> list[dict[str, Any]]:
     """The test split of each task at each of its doses.
 
     Args:
         training_sets: rows of ``models/training_sets``, of one or several tasks.
         images: rows of ``images/stem`` that hold the images named there.
+        open_blob: local folder of a blob, as :meth:`Lake.blob`.
         parameters: size and seed.
 
     Returns:
@@ -64,6 +68,8 @@ def holdout_rows(
     Raises:
         ValueError: the test split is empty, or an image of it is missing from ``images``.
     """
+    from atomvision_ml.images.columns import nearest_columns_angstrom
+
     chosen = parameters or HoldoutParameters()
     test = training_sets.filter(pl.col("split") == "test")
     if test.is_empty():
@@ -73,8 +79,10 @@ def holdout_rows(
     missing = joined.filter(pl.col("field_angstrom").is_null())["image_id"]
     if len(missing):
         raise ValueError(f"{len(missing)} test images are not in images/stem, the first is {missing[0]!r}")
+    reader = ItemReader(open_blob)
+    apart = {row["image_id"]: nearest_columns_angstrom(reader.projection(row)) for row in joined.iter_rows(named=True)}
     rows = [
-        {**row, **_exposure(row, dose, chosen.seed)}
+        {**row, **_exposure(row, dose, chosen.seed), "nearest_columns_angstrom": apart[row["image_id"]]}
         for row in joined.iter_rows(named=True)
         for dose in PROTOCOLS[row["task"]].doses_e_per_a2
     ]

@@ -8,7 +8,8 @@ are no independent evidence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,14 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomvision_ml.evaluation.sums import Evaluate, Figures, Floats, ratio
+from atomvision_ml.evaluation.answers import name_of, role_of, with_items
+from atomvision_ml.evaluation.protocol import PROTOCOLS
+from atomvision_ml.evaluation.slices import slices_of
+from atomvision_ml.evaluation.sums import Figures, Floats, ratio
 from atomvision_ml.evaluation.tasks import TASKS
-from atomvision_ml.images.detector import dose_name
-from atomvision_ml.models.registry import model_names, model_spec
 from atomvision_ml.models.training import stable_seed
 
 Row = dict[str, Any]
-
-CLASSICAL_MODELS = frozenset(name for name in model_names() if model_spec(name).kind == "classical")
-"""Registered methods without training: for every network of their task they are baselines."""
-
-CLEAR_OWN_STRAIN_PERCENT = 0.2
-CLEAR_NEXT_STRAIN_PERCENT = 3.0
-VISIBLE_CONTRAST = 5.0
 
 
 class MetricParameters(BaseModel):
@@ -47,27 +42,18 @@ def metric_rows(
     holdout: pl.DataFrame,
     *,
     size: str,
-    seed: int = 0,
+    seeds: Mapping[str, int] | None = None,
     parameters: MetricParameters | None = None,
 ) -> list[Row]:
-    """All figures of one predictions table.
+    """All figures of the answers to one task; which figures a task has is in its module, ``tasks/<task>``.
 
-    Metrics of the task ``lattice``: ``accuracy``, ``balanced_accuracy`` (mean recall of the classes present),
-    ``macro_f1`` (mean F1 of the classes present), ``recall_<class>``, ``ece`` (where there are probabilities),
-    ``vector_error_median_angstrom`` without interval. A missing lattice is a wrong answer.
-
-    Metrics of the task ``segmentation``: ``iou``, the mean over images; ``dice``, ``precision``, ``recall`` of the
-    atom class and ``pixel_accuracy``, over all pixels; ``detection_precision``, ``detection_recall``, ``detection_f1``
-    over all columns, at 0.5 Å; ``localisation_rmse_angstrom`` per axis, of the matched columns.
-
-    Slices ``<which>|<dose>``: ``all``, ``unambiguous``, ``clear`` (own strain ≤ 0.2 %, next class ≥ 3 % away,
-    superlattice contrast · √(dose · area) > 5), and each source.
+    Slices are those of :mod:`atomvision_ml.evaluation.slices`; of bins only the figures that the task shows.
 
     Args:
-        predictions: rows of ``predictions/lattice_finder`` or ``predictions/segmenter``.
+        predictions: rows of one or several predictions tables of a task.
         holdout: rows of ``evaluation/holdout``; items of other tasks are ignored.
         size: ``demo`` or ``full``.
-        seed: training seed of the model; baselines have 0.
+        seeds: training seed by model id; 0 for all others.
         parameters: of the bootstrap.
 
     Returns:
@@ -77,54 +63,58 @@ def metric_rows(
         ValueError: a prediction is of an item that the hold-out does not have, or there is none.
     """
     chosen = parameters or MetricParameters()
-    joined = predictions.join(holdout, on="item_id", how="left")
-    unknown = joined.filter(pl.col("task").is_null())["item_id"]
-    if joined.is_empty() or len(unknown):
-        example = f"; the first of {len(unknown)} unknown items is {unknown[0]!r}" if len(unknown) else ""
-        raise ValueError(f"predictions must be of items of evaluation/holdout{example}")
     rows = []
-    for (model_id, role), answers in sorted(joined.group_by(["model_id", "role"])):
-        for name, part in _slices(answers):
-            figures = figures_of(part, chosen)
-            about = {
-                "task": part["task"][0],
-                "model": name_of(model_id),
-                "model_id": model_id,
-                "role": "classical" if role == "model" and name_of(model_id) in CLASSICAL_MODELS else role,
-                "size": size,
-                "seed": seed if role == "model" else 0,
-                "slice": name,
-                "n_items": part.height,
-            }
-            rows += [{**about, "metric": metric, **values} for metric, values in figures.items()]
+    for (model_id, role), answers in sorted(with_items(predictions, holdout).group_by(["model_id", "role"])):
+        task = answers["task"][0]
+        about = {
+            "task": task,
+            "model": name_of(model_id),
+            "model_id": model_id,
+            "role": role_of(model_id, str(role)),
+            "size": size,
+            "seed": (seeds or {}).get(str(model_id), 0),
+        }
+        for slice_ in slices_of(answers):
+            wanted = PROTOCOLS[task].shown_metrics if slice_.is_bin else None
+            figures = figures_of(slice_.answers, chosen, wanted)
+            where = {"slice": slice_.name, "n_items": slice_.answers["item_id"].n_unique()}
+            rows += [{**about, **where, "metric": metric, **values} for metric, values in figures.items()]
     return rows
 
 
-def figures_of(answers: pl.DataFrame, parameters: MetricParameters | None = None) -> dict[str, dict[str, float | None]]:
-    """Value and interval of each metric over joined predictions and items of one model and one slice."""
+def figures_of(
+    answers: pl.DataFrame, parameters: MetricParameters | None = None, wanted: Collection[str] | None = None
+) -> dict[str, dict[str, float | None]]:
+    """Value and interval of each metric, or of the wanted ones, over the answers of one model and one slice."""
     chosen = parameters or MetricParameters()
-    task = answers["task"][0]
-    sums, evaluate = TASKS[task].sums(answers)
+    value, spread = resampled(answers, chosen)
+    figures: dict[str, dict[str, float | None]] = {}
+    for name, number in value.items():
+        low, high = interval(spread.get(name), chosen.confidence)
+        figures[name] = {"value": number, "low": low, "high": high}
+    for name, column in TASKS[answers["task"][0]].medians.items():
+        known = answers[column].drop_nulls().to_numpy()
+        if len(known):
+            figures[name] = {"value": float(np.median(known)), "low": None, "high": None}
+    return {name: row for name, row in figures.items() if wanted is None or name in wanted}
+
+
+def resampled(answers: pl.DataFrame, parameters: MetricParameters) -> tuple[dict[str, float], Figures]:
+    """The finite figures of joined answers, and their values (resamples,) in the bootstrap.
+
+    The resamples depend on the number of groups and the seed alone: figures of several models on the same items are
+    paired, resample by resample. Without resamples, or with one group, there are none.
+    """
+    sums, evaluate = TASKS[answers["task"][0]].sums(answers)
     groups = answers["split_group"].rank("dense").to_numpy().astype(np.int64) - 1
     n_groups = int(groups.max()) + 1
     per_group = {name: _sum_by(values, groups, n_groups) for name, values in sums.items()}
     value = evaluate({name: values.sum(axis=0)[None] for name, values in per_group.items()})
-    spread = _bootstrap(per_group, n_groups, evaluate, chosen) if chosen.resamples and n_groups > 1 else {}
-    figures: dict[str, dict[str, float | None]] = {}
-    for name, values in value.items():
-        if np.isfinite(values[0]):
-            low, high = _interval(spread.get(name), chosen.confidence)
-            figures[name] = {"value": float(values[0]), "low": low, "high": high}
-    for name, column in TASKS[task].medians.items():
-        known = answers[column].drop_nulls().to_numpy()
-        if len(known):
-            figures[name] = {"value": float(np.median(known)), "low": None, "high": None}
-    return figures
-
-
-def name_of(model_id: object) -> str:
-    """Registered name of a model, or the baseline's name."""
-    return str(model_id).partition("@")[0]
+    finite = {name: float(values[0]) for name, values in value.items() if np.isfinite(values[0])}
+    if not parameters.resamples or n_groups < 2:
+        return finite, {}
+    weights = _weights(n_groups, parameters.resamples, parameters.seed).astype(float)
+    return finite, evaluate({name: np.tensordot(weights, values, axes=1) for name, values in per_group.items()})
 
 
 def value_of(metrics: pl.DataFrame, model_id: str, slice_: str, metric: str) -> float | None:
@@ -135,32 +125,11 @@ def value_of(metrics: pl.DataFrame, model_id: str, slice_: str, metric: str) -> 
     return float(found[0]) if len(found) else None
 
 
-def _slices(answers: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
-    slices = []
-    for (dose,), part in sorted(answers.group_by(["mean_detected_e_per_a2"]), key=lambda item: item[0][0] or np.inf):
-        name = dose_name(dose)
-        slices.append((f"all|{name}", part))
-        slices.append((f"unambiguous|{name}", part.filter(~pl.col("is_ambiguous"))))
-        slices.append((f"clear|{name}", part.filter(_is_clear())))
-        slices += [(f"{source}|{name}", part.filter(pl.col("source") == source)) for source in part["source"].unique()]
-    return sorted(((name, part) for name, part in slices if part.height), key=lambda item: item[0])
-
-
-def _is_clear() -> pl.Expr:
-    """Unmistakable lattices; without dose any contrast is visible."""
-    electrons = pl.col("mean_detected_e_per_a2") * pl.col("field_angstrom") ** 2
-    visible = pl.col("superlattice_contrast") * electrons.sqrt() > VISIBLE_CONTRAST
-    return (
-        (pl.col("class_strain_percent").fill_null(0.0) <= CLEAR_OWN_STRAIN_PERCENT)
-        & (pl.col("next_class_strain_percent").fill_null(np.inf) >= CLEAR_NEXT_STRAIN_PERCENT)
-        & visible.fill_null(True)
-    )
-
-
-def _bootstrap(per_group: Figures, n_groups: int, evaluate: Evaluate, parameters: MetricParameters) -> Figures:
-    random = np.random.default_rng(stable_seed("bootstrap", parameters.seed))
-    weights = random.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=parameters.resamples).astype(float)
-    return evaluate({name: np.tensordot(weights, values, axes=1) for name, values in per_group.items()})
+@lru_cache(maxsize=64)
+def _weights(n_groups: int, resamples: int, seed: int) -> NDArray[np.uint16]:
+    """How often each group is drawn, (resamples, n_groups); the same for the same arguments."""
+    random = np.random.default_rng(stable_seed("bootstrap", seed))
+    return random.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples).astype(np.uint16)
 
 
 def _sum_by(values: Floats, groups: NDArray[np.int64], n_groups: int) -> Floats:
@@ -169,7 +138,8 @@ def _sum_by(values: Floats, groups: NDArray[np.int64], n_groups: int) -> Floats:
     return total
 
 
-def _interval(values: Floats | None, confidence: float) -> tuple[float | None, float | None]:
+def interval(values: Floats | None, confidence: float) -> tuple[float | None, float | None]:
+    """Ends of the interval of what is finite among resampled values; None where nothing is."""
     finite = values[np.isfinite(values)] if values is not None else np.zeros(0)
     if not len(finite):
         return None, None
@@ -192,11 +162,9 @@ def paired_difference(
     difference = np.asarray(first, float) - np.asarray(second, float)
     names = {name: number for number, name in enumerate(sorted(set(groups)))}
     index = np.array([names[name] for name in groups])
-    sums = {"sum": _sum_by(difference, index, len(names)), "count": _sum_by(np.ones(len(index)), index, len(names))}
-
-    def mean(values: Figures) -> Figures:
-        return {"mean": ratio(values["sum"], values["count"])}
-
-    low, high = _interval(_bootstrap(sums, len(names), mean, chosen)["mean"], chosen.confidence)
+    total = _sum_by(difference, index, len(names))
+    count = _sum_by(np.ones(len(index)), index, len(names))
+    weights = _weights(len(names), chosen.resamples, chosen.seed).astype(float)
+    low, high = interval(ratio(weights @ total, weights @ count), chosen.confidence)
     value = float(difference.mean())
     return value, value if low is None else low, value if high is None else high

@@ -65,9 +65,9 @@ def make_release(
         return folder
 
     checkpoint = train_segmenter(manifest, open_blob, parameters, scratch=scratch / "training", progress=progress)
-    holdout = _frame("evaluation/holdout", holdout_rows(manifest, images))
+    holdout = _frame("evaluation/holdout", holdout_rows(manifest, images, open_blob))
     answers = predict_segmentation(holdout, manifest, open_blob, checkpoint=checkpoint.folder)
-    figures = metric_rows(pl.DataFrame(pl.from_arrow(answers)), holdout, size="demo", seed=parameters.seed)
+    figures = metric_rows(pl.DataFrame(pl.from_arrow(answers)), holdout, size="demo")
     wanted = [row for row in figures if row["slice"].startswith("all|") and row["metric"] in _CARD_METRICS]
     return update_card(
         checkpoint,

@@ -158,14 +158,20 @@ def update_card(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     return load_checkpoint(checkpoint.folder)
 
 
-def model_row(checkpoint: Checkpoint, *, version: str, size: str, blob: str) -> dict[str, Any]:
+def model_row(
+    checkpoint: Checkpoint, *, version: str, size: str, blob: str, is_checkpoint: bool = True
+) -> dict[str, Any]:
     """The row of ``models/<name>`` for a checkpoint that was stored as ``blob``."""
+    seed = int(checkpoint.parameters.get("seed", 0))
+    version = version if is_checkpoint else f"{version}.s{seed}"
     return {
         "model_id": f"{checkpoint.name}@{version}",
         "name": checkpoint.name,
         "version": version,
         "task": checkpoint.card.task,
         "size": size,
+        "seed": seed,
+        "is_checkpoint": is_checkpoint,
         "blob": blob,
         "n_parameters": checkpoint.n_parameters,
         "parameters_json": json.dumps(checkpoint.parameters, sort_keys=True),

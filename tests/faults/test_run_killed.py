@@ -237,7 +237,7 @@ def test_missing_blob_fails_at_once_and_says_which(tmp_path: Path) -> None:
     sha = store.lake.put_blob(blob)
     row = {
         "model_id": "segmenter@1", "name": "segmenter", "version": "1", "task": "segmentation", "size": "demo",
-        "blob": sha, "n_parameters": 1, "parameters_json": "{}", "card_json": "{}",
+        "seed": 0, "is_checkpoint": True, "blob": sha, "n_parameters": 1, "parameters_json": "{}", "card_json": "{}",
     }  # fmt: skip
     store.lake.publish(
         "models/segmenter", table("models/segmenter").from_rows([row]), version=Version(code_version="1")

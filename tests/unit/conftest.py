@@ -51,5 +51,5 @@ def small_set(tmp_path_factory: pytest.TempPathFactory) -> SmallSet:
     images = pl.DataFrame(images)
     sets = [frame("models/training_sets", training_set_rows(task, images, materials)) for task in TASKS]
     training_sets = pl.concat(sets)
-    holdout = frame("evaluation/holdout", holdout_rows(training_sets, images))
+    holdout = frame("evaluation/holdout", holdout_rows(training_sets, images, {"small": folder}.__getitem__))
     return SmallSet(images, materials, training_sets, holdout, folder)

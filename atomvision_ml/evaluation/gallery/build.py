@@ -19,7 +19,7 @@ from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
 from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.evaluation.tasks import TASKS as TASK_CODE
 from atomvision_ml.models.training import stable_seed
-from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, MODELS, TASKS
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, TASKS
 
 Progress = Callable[[int, "int | None"], None]
 Row = dict[str, Any]
@@ -52,7 +52,7 @@ def build_gallery(
         folder: where to; made if missing. Start at ``index.html``.
         holdout: rows of ``evaluation/holdout``.
         images: rows of ``images/stem`` with their ``atoms``; a lazy selection of the hold-out's images is enough.
-        predictions: answers by task, see :func:`by_task`; a task may be absent.
+        predictions: answers by task, see :func:`atomvision_ml.evaluation.answers.by_task`; a task may be absent.
         metrics: rows of ``evaluation/metrics``.
         open_blob: local folder of a blob.
         checkpoints: by registered name, those whose answers are drawn; without one a page may have fewer pictures.
@@ -106,15 +106,6 @@ def build_gallery(
     title = "AtomVision gallery"
     _write(folder / "index.html", "index.html.j2", title=title, cards=cards)
     return [{"page": "index.html", "title": title, "n_items": total}, *pages]
-
-
-def by_task(predictions: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """Tables of answers, by the name of the model or by the key of the table, put together task by task."""
-    tasks = {**MODELS, **{key: task for task, protocol in PROTOCOLS.items() for key in protocol.answers}}
-    return {
-        task: pl.concat([table for name, table in predictions.items() if tasks[name] == task], how="diagonal_relaxed")
-        for task in dict.fromkeys(tasks[name] for name in predictions)
-    }
 
 
 def result_tables(metrics: pl.DataFrame, task: str) -> list[Row]:

@@ -58,6 +58,13 @@ HOLDOUT = Table(
         Column(name="superlattice_contrast", type=F64, nullable=True, description="See structures.slabs."),
         Column(name="is_ambiguous", type=B, description="See structures.slabs."),
         Column(name="periods_in_view", type=F64, description="Field divided by the longer primitive vector."),
+        Column(
+            name="nearest_columns_angstrom",
+            type=F64,
+            minimum=0,
+            unit="Å",
+            description="Smallest distance of two columns of the crystal; atoms within 0.1 Å are one column.",
+        ),
     ),
 )
 
@@ -76,7 +83,7 @@ METRICS = Table(
         ),
         Column(name="size", type=S, one_of=SIZES, description="Size of the graph."),
         Column(name="seed", type=I32, description="Training seed; 0 for classical methods."),
-        Column(name="slice", type=S, description="Which items, e.g. `all|clean`, `unambiguous|1000`."),
+        Column(name="slice", type=S, description="Which items, e.g. `all|clean`, `periods_6_to_7|1000`."),
         Column(name="metric", type=S, description="Name of the metric, e.g. `macro_f1`, `recall_square`, `iou`."),
         Column(name="value", type=F64, description="Its value."),
         Column(
@@ -86,6 +93,46 @@ METRICS = Table(
             description="Lower end of the 95 % bootstrap interval over split groups.",
         ),
         Column(name="high", type=F64, nullable=True, description="Upper end."),
+        Column(name="n_items", type=I32, minimum=0, description="Items in the slice."),
+    ),
+)
+
+COMPARISONS = Table(
+    key="evaluation/comparisons",
+    description=(
+        "Every registered model against every other method of its task on the same items: paired differences with "
+        "intervals, so that `above` and `not below` are queries."
+    ),
+    columns=(
+        Column(name="task", type=S, one_of=TASKS, description="Learning task."),
+        Column(name="model", type=S, description="Registered name of the model; its first seed is compared."),
+        Column(name="rival", type=S, description="Name of the other method."),
+        Column(
+            name="rival_role", type=S, one_of=("model", "classical", "trivial"), description="What the other method is."
+        ),
+        Column(name="is_best_baseline", type=B, description="Whether no other baseline has a better value here."),
+        Column(name="size", type=S, one_of=SIZES, description="Size of the graph."),
+        Column(name="slice", type=S, description="See evaluation.metrics."),
+        Column(name="metric", type=S, description="See evaluation.metrics."),
+        Column(name="value", type=F64, description="The model's value."),
+        Column(name="rival_value", type=F64, description="The other method's value."),
+        Column(
+            name="gain",
+            type=F64,
+            description="Difference of the two, sign turned where lower is better: positive is in the model's favour.",
+        ),
+        Column(
+            name="low",
+            type=F64,
+            description="Lower end of the gain's paired 95 % bootstrap interval over split groups.",
+        ),
+        Column(name="high", type=F64, description="Upper end."),
+        Column(
+            name="verdict",
+            type=S,
+            one_of=("above", "level", "below"),
+            description="`above`: low > 0; `below`: high < 0; not below is everything else.",
+        ),
         Column(name="n_items", type=I32, minimum=0, description="Items in the slice."),
     ),
 )
@@ -106,4 +153,4 @@ GALLERY = Table(
     ),
 )
 
-ALL = (HOLDOUT, METRICS, GALLERY)
+ALL = (HOLDOUT, METRICS, COMPARISONS, GALLERY)

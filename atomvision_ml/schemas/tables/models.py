@@ -31,9 +31,12 @@ TRAINING_SETS = Table(
 def _model_table(name: str, task: str) -> Table:
     return Table(
         key=f"models/{name}",
-        description=f"The model {name!r} of the task {task!r}: its newest checkpoint and card.",
+        description=(
+            f"The model {name!r} of the task {task!r}: its newest checkpoint and card, and where it was trained with "
+            "several seeds, one row for each of them."
+        ),
         columns=(
-            Column(name="model_id", type=S, unique=True, description="`<name>@<version>`."),
+            Column(name="model_id", type=S, unique=True, description="`<name>@<version>`; further seeds `….s<seed>`."),
             Column(name="name", type=S, one_of=(name,), description="Registered name."),
             Column(
                 name="version",
@@ -42,6 +45,12 @@ def _model_table(name: str, task: str) -> Table:
             ),
             Column(name="task", type=S, one_of=TASKS, description="What it is for."),
             Column(name="size", type=S, one_of=SIZES, description="Size of the graph that it was made with."),
+            Column(name="seed", type=I32, description="Training seed; 0 for a classical method."),
+            Column(
+                name="is_checkpoint",
+                type=B,
+                description="Whether it is the model; the other seeds only tell how much chance there is in it.",
+            ),
             Column(
                 name="blob",
                 type=S,

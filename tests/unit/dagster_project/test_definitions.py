@@ -14,14 +14,16 @@ from atomvision_assets.automation import LABEL
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.partitions import BY_DIMENSION
 from atomvision_assets.store import CONTRACT_CHECK, Store
+from atomvision_ml.models.registry import model_spec
 from atomvision_ml.schemas.tables import TABLES
-from atomvision_ml.schemas.vocabulary import SOURCES, TASKS
+from atomvision_ml.schemas.vocabulary import MODELS, SOURCES, TASKS
 from atomvision_ml.settings import Settings
 from dagster_project.definitions import build_definitions
 from dagster_project.schedules import refresh_structures_weekly
 
 ROOTS = {"structures/records", "catalog/dictionary"}
-GPU_ASSETS = {"models/segmenter"}
+GPU_ASSETS = {f"models/{name}" for name in MODELS if model_spec(name).kind == "network"}
+MODEL_ASSETS = {f"{room}/{name}" for room in ("models", "predictions") for name in MODELS}
 ROOT_FOLDER = Path(__file__).parents[3]
 
 
@@ -115,12 +117,9 @@ def _report(instance: dg.DagsterInstance, key: str, partition: str | None, versi
 @pytest.mark.parametrize(
     ("changed", "partition", "requested"),
     [
-        # Dagster forgets which partition an unpartitioned asset depends on: both models are requested, and
-        # the one whose own partition is as before finds itself unchanged (see test_store).
-        ("models/training_sets", "segmentation", {
-            "models/segmenter", "predictions/segmenter", "models/lattice_finder", "predictions/lattice_finder",
-            "evaluation/holdout", "catalog/warehouse",
-        }),
+        # Dagster forgets which partition an unpartitioned asset depends on: all models are requested, and
+        # those whose own partition is as before find themselves unchanged (see test_store).
+        ("models/training_sets", "segmentation", {*MODEL_ASSETS, "evaluation/holdout", "catalog/warehouse"}),
         ("structures/records", "prototypes", {
             "structures/slabs[prototypes]", "structures/materials", "catalog/warehouse",
         }),

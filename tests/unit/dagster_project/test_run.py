@@ -19,7 +19,7 @@ from rich.console import Console
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.store import Store
 from atomvision_ml.schemas.tables import TABLES
-from atomvision_ml.schemas.vocabulary import SOURCES, TASKS
+from atomvision_ml.schemas.vocabulary import MODELS, SOURCES, TASKS
 from atomvision_ml.settings import Settings
 from dagster_project.definitions import build_definitions
 from dagster_project.run import (
@@ -101,12 +101,12 @@ def test_size_reaches_the_models_and_nothing_else(definitions: dg.Definitions, r
         if "ops" in config:
             assert list(config["ops"].values()) == [{"config": {"size": "full"}}]
             sized.add(s.key.to_user_string())
-    assert sized == {"models/lattice_finder", "models/segmenter"}
+    assert sized == {f"models/{name}" for name in MODELS}
 
 
 def test_full_size_trains_longer_unless_told_otherwise() -> None:
-    from atomvision_assets.models.assets import SegmenterConfig
     from atomvision_assets.models.factory import ModelAssets
+    from atomvision_assets.models.segmentation import SegmenterConfig
     from atomvision_ml.models.segmenter import SegmenterParameters
 
     spec = ModelAssets(

@@ -24,7 +24,7 @@ def test_test_split_only_at_every_dose(small_set):
 
 
 def test_rows_do_not_depend_on_order(small_set):
-    again = holdout_rows(small_set.training_sets.reverse(), small_set.images.reverse())
+    again = holdout_rows(small_set.training_sets.reverse(), small_set.images.reverse(), small_set.open_blob)
     assert again == small_set.holdout.to_dicts()
 
 
@@ -57,8 +57,24 @@ def test_projection_and_view_are_those_of_the_image(small_set):
     assert len(reader.numbers(row)) == len(projection.weights)
 
 
+def test_nearest_columns_are_those_of_the_crystal(small_set):
+    """The stored columns are merged within 1 Å; atoms that lie closer are told by the hold-out."""
+    rows = small_set.holdout.unique("image_id").to_dicts()
+    assert len({row["nearest_columns_angstrom"] for row in rows}) > 1
+    reader = ItemReader(small_set.open_blob)
+    for row in rows:
+        xy = reader.columns(row).positions_angstrom
+        distances = np.linalg.norm(xy[:, None] - xy, axis=2) + 99 * np.eye(len(xy))
+        if row["nearest_columns_angstrom"] >= 1:
+            assert distances.min() == pytest.approx(row["nearest_columns_angstrom"], abs=1e-6)
+        else:
+            assert distances.min() > row["nearest_columns_angstrom"]
+
+
 def test_capped_size_keeps_the_classes(small_set):
-    rows = holdout_rows(small_set.training_sets, small_set.images, HoldoutParameters(maximum_images=3))
+    rows = holdout_rows(
+        small_set.training_sets, small_set.images, small_set.open_blob, HoldoutParameters(maximum_images=3)
+    )
     images = {(row["task"], row["image_id"]) for row in rows}
     assert len(images) == 3 * len(TASKS)
     assert len({row["bravais_lattice"] for row in rows}) == 3
@@ -66,6 +82,7 @@ def test_capped_size_keeps_the_classes(small_set):
 
 def test_missing_image_and_empty_split_are_named(small_set):
     with pytest.raises(ValueError, match="are not in images/stem"):
-        holdout_rows(small_set.training_sets, small_set.images.head(0))
+        holdout_rows(small_set.training_sets, small_set.images.head(0), small_set.open_blob)
+    training = small_set.training_sets.filter(pl.col("split") == "train")
     with pytest.raises(ValueError, match="no task has items"):
-        holdout_rows(small_set.training_sets.filter(pl.col("split") == "train"), small_set.images)
+        holdout_rows(training, small_set.images, small_set.open_blob)

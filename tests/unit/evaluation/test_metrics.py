@@ -4,6 +4,7 @@ import pytest
 from sklearn import metrics as reference
 
 from atomvision_ml.evaluation.metrics import MetricParameters, figures_of, metric_rows, paired_difference
+from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
@@ -57,6 +58,25 @@ def test_figures_equal_those_of_scikit_learn():
     table("evaluation/metrics").from_rows(rows)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_balanced_accuracy_and_calibration_equal_their_definitions(seed):
+    """Beside scikit-learn's balanced accuracy and the calibration error of Guo et al. (2017) by histogram."""
+    predictions, holdout = lattice_frames(n=400, seed=seed)
+    predictions = predictions.with_columns(
+        lattice=pl.Series([CLASSES[int(np.argmax(scores))] for scores in predictions["probabilities"]])
+    )
+    figures = figures_of(predictions.join(holdout, on="item_id"), MetricParameters(resamples=0))
+    truth, answer = holdout["bravais_lattice"].to_list(), predictions["lattice"].to_list()
+    expected = reference.balanced_accuracy_score(truth, answer)
+    assert figures["balanced_accuracy"]["value"] == pytest.approx(expected)
+    top = np.array([max(scores) for scores in predictions["probabilities"]])
+    right = np.array(truth) == np.array(answer)
+    edges = np.linspace(0, 1, 11)
+    count, right_sum, top_sum = (np.histogram(top, edges, weights=w)[0] for w in (None, right.astype(float), top))
+    gaps = np.abs(right_sum - top_sum)[count > 0].sum() / len(top)
+    assert figures["ece"]["value"] == pytest.approx(gaps)
+
+
 def test_absent_classes_do_not_count():
     predictions, holdout = lattice_frames(accuracy=1.0, classes=3)
     figures = figures_of(predictions.with_columns(lattice=holdout["bravais_lattice"]).join(holdout, on="item_id"))
@@ -79,7 +99,36 @@ def test_slices():
     predictions, holdout = lattice_frames()
     rows = metric_rows(predictions, holdout, size="demo", parameters=MetricParameters(resamples=0))
     n = {row["slice"]: row["n_items"] for row in rows}
-    assert n == {"all|clean": 120, "unambiguous|clean": 108, "clear|clean": 60, "prototypes|clean": 120}
+    assert n == {
+        "all|clean": 120,
+        "unambiguous|clean": 108,
+        "clear|clean": 60,
+        "prototypes|clean": 120,
+        "strain_1_to_3|clean": 60,
+    }
+
+
+def test_bins_are_fixed_and_hold_shown_figures_only():
+    predictions, holdout = lattice_frames(n=8)
+    holdout = holdout.with_columns(
+        next_class_strain_percent=pl.Series([0.5, 1.0, 2.9, 3.0, 10.0, 99.0, None, None]),
+        periods_in_view=pl.Series([5.9, 6.0, 6.5, 7.0, 8.9, 9.0, 20.0, 1.0]),
+        pixel_size_angstrom=pl.Series([0.1] * 4 + [0.125] * 3 + [0.25]),
+        superlattice_contrast=pl.Series([0.01, 0.05, 0.19, 0.2, 0.9, None, None, None]),
+        nearest_columns_angstrom=pl.Series([0.99, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]),
+    )
+    rows = metric_rows(predictions, holdout, size="demo", parameters=MetricParameters(resamples=0))
+    n = {row["slice"].removesuffix("|clean"): row["n_items"] for row in rows}
+    assert {name: count for name, count in n.items() if "_" in name} == {
+        "strain_0_to_1": 1, "strain_1_to_3": 2, "strain_3_to_10": 1, "strain_from_10": 2,
+        "contrast_0_to_0.05": 1, "contrast_0.05_to_0.2": 2, "contrast_from_0.2": 2,
+        "periods_0_to_6": 2, "periods_6_to_7": 2, "periods_7_to_9": 2, "periods_from_9": 2,
+        "pixel_0_to_0.11": 4, "pixel_0.11_to_0.16": 3, "pixel_from_0.16": 1,
+    }  # fmt: skip
+    assert n["resolvable"] == 7  # the first is ambiguous and has columns 0.99 Å apart
+    shown = {row["metric"] for row in rows if "_" in row["slice"]}
+    assert shown <= set(PROTOCOLS["lattice"].shown_metrics)
+    assert "accuracy" in shown
 
 
 def test_visible_contrast_depends_on_the_dose():
@@ -135,7 +184,7 @@ def test_segmentation_by_hand():
             "squared_error_angstrom2": [0.16, 0.16],
         }
     )
-    rows = metric_rows(predictions, holdout, size="demo", seed=7)
+    rows = metric_rows(predictions, holdout, size="demo", seeds={"segmenter@1": 7})
     value = {row["metric"]: row["value"] for row in rows if row["slice"] == "all|clean"}
     assert value["iou"] == pytest.approx(0.625)
     assert value["dice"] == pytest.approx(16 / 20)
