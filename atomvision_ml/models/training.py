@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -74,6 +75,28 @@ class Learner(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Opponent:
+    """A further network that is trained beside the learner's own, by a loss and an optimiser of its own (a GAN).
+
+    Attributes:
+        network: trained in place; not part of the result.
+        loss: scalar loss of the batch that the learner's network has just been trained on.
+        learning_rate_factor: on the learning rate of the schedule.
+    """
+
+    network: torch.nn.Module
+    loss: Callable[[Any, torch.device], torch.Tensor]
+    learning_rate_factor: float = 1.0
+
+
+@runtime_checkable
+class AdversarialLearner(Protocol):
+    """A learner with opponents; after each step of its own network, every opponent takes one."""
+
+    opponents: Mapping[str, Opponent]
+
+
 @dataclass
 class TrainingResult:
     """What a training yields: the best epoch's weights (on the CPU), one row per epoch, and how it was computed."""
@@ -94,6 +117,16 @@ class TrainingResult:
     def seconds(self) -> float:
         """Time spent in all epochs, over all interruptions."""
         return sum(row["seconds"] for row in self.history)
+
+
+@dataclass
+class _Player:
+    """A network with its optimiser and loss."""
+
+    network: torch.nn.Module
+    optimiser: torch.optim.Optimizer
+    loss: Callable[[Any, torch.device], torch.Tensor]
+    learning_rate_factor: float = 1.0
 
 
 @dataclass
@@ -195,22 +228,20 @@ def train(
         raise ValueError("nothing to train on: an epoch has no batches")
     identity = f"{fingerprint}|{parameters.model_dump_json()}|{chosen.type}|{precision}"
     scratch.mkdir(parents=True, exist_ok=True)
-    network = learner.network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=parameters.learning_rate, weight_decay=parameters.weight_decay
-    )
-    state = _resume(scratch / RESUME_FILE, identity, network, optimiser)
+    players = _players(learner, parameters, chosen)
+    network = players["network"].network
+    state = _resume(scratch / RESUME_FILE, identity, players)
     resumed_after = state.epoch if state.epoch else None
     while state.epoch < parameters.epochs and state.epoch - state.best_epoch <= parameters.patience:
         started = time.perf_counter()
         with seeded(parameters.seed, "epoch", state.epoch):
-            loss = _one_epoch(learner, optimiser, parameters, state.epoch, precision, chosen, progress)
+            losses = _one_epoch(learner, players, parameters, state.epoch, precision, chosen, progress)
         network.eval()
         with torch.inference_mode(), autocast(precision, chosen):
             scores = learner.validate(chosen)
-        row = {"epoch": state.epoch, "train_loss": loss, **scores, "seconds": time.perf_counter() - started}
+        row = {"epoch": state.epoch, **losses, **scores, "seconds": time.perf_counter() - started}
         _take_in(state, row, learner.monitor, network)
-        _store(scratch / RESUME_FILE, identity, state, network, optimiser)
+        _store(scratch / RESUME_FILE, identity, state, players)
         log.info("epoch %d/%d: %s", state.epoch, parameters.epochs, _in_words(row))
     return TrainingResult(
         state.best_weights, state.history, state.best_epoch, str(chosen), precision, resumed_after_epoch=resumed_after
@@ -233,11 +264,13 @@ def curves_picture(history: Sequence[dict[str, float]], title: str) -> bytes:
     figure = Figure(figsize=(6.4, 3.6), dpi=110, layout="constrained")
     axis = figure.subplots()
     epochs = [row["epoch"] + 1 for row in history]
-    axis.plot(epochs, [row["train_loss"] for row in history], color="#555555", label="train_loss")
+    names = [name for name in (history[0] if history else {}) if name not in ("epoch", "seconds")]
+    losses = [name for name in names if name.endswith("_loss")]
+    for name, style in zip(losses, itertools.cycle(("-", "--", ":")), strict=False):
+        axis.plot(epochs, [row[name] for row in history], style, color="#555555", label=name)
     axis.set(xlabel="epoch", ylabel="loss", title=title)
     scores = axis.twinx()
-    names = [name for name in (history[0] if history else {}) if name not in ("epoch", "train_loss", "seconds")]
-    for name in names:
+    for name in names[len(losses) :]:
         scores.plot(epochs, [row[name] for row in history], marker=".", label=name)
     scores.set_ylabel("validation")
     handles = axis.get_legend_handles_labels(), scores.get_legend_handles_labels()
@@ -247,35 +280,64 @@ def curves_picture(history: Sequence[dict[str, float]], title: str) -> bytes:
     return buffer.getvalue()
 
 
+def _players(learner: Learner, parameters: TrainingParameters, device: torch.device) -> dict[str, _Player]:
+    """The learner's own network first, as ``network``, then its opponents by name; each with an optimiser."""
+    import torch
+
+    opponents = learner.opponents if isinstance(learner, AdversarialLearner) else {}
+    players = {}
+    for name, opponent in {"network": Opponent(learner.network, learner.loss), **opponents}.items():
+        network = opponent.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimiser = torch.optim.AdamW(
+            network.parameters(), lr=parameters.learning_rate, weight_decay=parameters.weight_decay
+        )
+        players[name] = _Player(network, optimiser, opponent.loss, opponent.learning_rate_factor)
+    return players
+
+
 def _one_epoch(
     learner: Learner,
-    optimiser: torch.optim.Optimizer,
+    players: Mapping[str, _Player],
     parameters: TrainingParameters,
     epoch: int,
     precision: str,
     device: torch.device,
     progress: Progress | None,
-) -> float:
-    learner.network.train()
+) -> dict[str, float]:
+    """One step of each player for each batch; their mean losses, ``train_loss`` and ``<opponent>_loss``."""
+    for player in players.values():
+        player.network.train()
     per_epoch = learner.batches_per_epoch()
     steps = per_epoch * parameters.epochs
-    total = 0.0
+    totals = dict.fromkeys(players, 0.0)
     for number, batch in enumerate(learner.batches(epoch)):
         step = epoch * per_epoch + number
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, parameters)
-        with autocast(precision, device):
-            loss = learner.loss(batch, device)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(f"the loss is {value} in epoch {epoch + 1}, batch {number + 1}: lower the rate")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        total += value
+        rate = learning_rate(step, steps, parameters)
+        for name, player in players.items():
+            value = _step(player, batch, rate, precision, device)
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the loss is {value} in epoch {epoch + 1}, batch {number + 1}: lower the rate"
+                )
+            totals[name] += value
         if progress is not None:
             progress(step + 1, steps)
-    return total / per_epoch
+    named = {"train_loss" if name == "network" else f"{name}_loss": total for name, total in totals.items()}
+    return {name: total / per_epoch for name, total in named.items()}
+
+
+def _step(player: _Player, batch: Any, rate: float, precision: str, device: torch.device) -> float:
+    """One step of one optimiser, unless the loss is not finite; returns the loss."""
+    for group in player.optimiser.param_groups:
+        group["lr"] = rate * player.learning_rate_factor
+    with autocast(precision, device):
+        loss = player.loss(batch, device)
+    value = float(loss.detach())
+    if math.isfinite(value):
+        player.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        player.optimiser.step()
+    return value
 
 
 def _take_in(state: _State, row: dict[str, float], monitor: str, network: torch.nn.Module) -> None:
@@ -288,16 +350,15 @@ def _take_in(state: _State, row: dict[str, float], monitor: str, network: torch.
     state.epoch += 1
 
 
-def _store(
-    path: Path, identity: str, state: _State, network: torch.nn.Module, optimiser: torch.optim.Optimizer
-) -> None:
+def _store(path: Path, identity: str, state: _State, players: Mapping[str, _Player]) -> None:
     """Write the resume file beside, then put it in place: a crash leaves the former one."""
     from safetensors.torch import save_file
 
     tensors = {f"best.{key}": value for key, value in state.best_weights.items()}
-    tensors |= {f"network.{key}": value.detach().cpu() for key, value in network.state_dict().items()}
-    for index, values in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{key}": value.detach().cpu() for key, value in values.items()}
+    for name, player in players.items():
+        tensors |= {f"{name}.{key}": value.detach().cpu() for key, value in player.network.state_dict().items()}
+        for index, values in player.optimiser.state_dict()["state"].items():
+            tensors |= {f"{name} optimiser.{index}.{key}": value.detach().cpu() for key, value in values.items()}
     about = {"epoch": state.epoch, "best_epoch": state.best_epoch, "history": state.history}
     beside = path.with_suffix(".part")
     save_file(
@@ -308,8 +369,8 @@ def _store(
     os.replace(beside, path)
 
 
-def _resume(path: Path, identity: str, network: torch.nn.Module, optimiser: torch.optim.Optimizer) -> _State:
-    """The state in the resume file, loaded into network and optimiser; a fresh one if there is none that fits."""
+def _resume(path: Path, identity: str, players: Mapping[str, _Player]) -> _State:
+    """The state in the resume file, loaded into networks and optimisers; a fresh one if there is none that fits."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -324,12 +385,14 @@ def _resume(path: Path, identity: str, network: torch.nn.Module, optimiser: torc
     except SafetensorError as error:
         log.warning("%s cannot be read (%s); starting anew", path, error)
         return _State()
-    network.load_state_dict(_part(tensors, "network."))
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in _part(tensors, "optimiser.").items():
-        index, _, name = key.partition(".")
-        moments.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    for name, player in players.items():
+        player.network.load_state_dict(_part(tensors, f"{name}."))
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in _part(tensors, f"{name} optimiser.").items():
+            index, _, moment = key.partition(".")
+            moments.setdefault(int(index), {})[moment] = value
+        groups = player.optimiser.state_dict()["param_groups"]
+        player.optimiser.load_state_dict({"state": moments, "param_groups": groups})
     stored = json.loads(about["state"])
     log.info("going on after epoch %d", stored["epoch"])
     return _State(stored["epoch"], stored["best_epoch"], _part(tensors, "best."), stored["history"])

@@ -23,7 +23,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 import torch
-from atomvision_ml.models.training import TrainingParameters, seeded, train
+from atomvision_ml.models.training import Opponent, TrainingParameters, seeded, train
 
 torch.set_num_threads(1)
 
@@ -59,6 +59,23 @@ class Line:
         return {"val_r": -float(((y - 0.5 * x - 1) ** 2).mean())}
 
 
+class Duel(Line):
+    def __init__(self, pause=0.0):
+        super().__init__(pause)
+        with seeded(2):
+            judge = torch.nn.Conv2d(1, 1, 3)
+        self.opponents = {"judge": Opponent(judge, self.judge_loss, learning_rate_factor=0.5)}
+
+    def loss(self, batch, device):
+        x, y = (torch.from_numpy(part).to(device) for part in batch)
+        self.fake = self.network(x)
+        return ((self.fake - y) ** 2).mean() - 0.1 * self.opponents["judge"].network(self.fake).tanh().mean()
+
+    def judge_loss(self, batch, device):
+        judge = self.opponents["judge"].network
+        return (judge(self.fake.detach()).tanh() - judge(torch.from_numpy(batch[1]).to(device)).tanh()).mean()
+
+
 PARAMETERS = TrainingParameters(epochs=6, learning_rate=0.01, patience=6)
 """
 
@@ -92,6 +109,34 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, line):
     assert rows(resumed) == rows(whole)
     for key, value in whole.weights.items():
         assert np.array_equal(value.numpy(), resumed.weights[key].numpy())
+
+
+def test_opponents_are_trained_and_resumed_too(tmp_path):
+    names: dict = {}
+    exec(LEARNER, names)
+    make, parameters = names["Duel"], names["PARAMETERS"]
+    whole = make()
+    start = whole.opponents["judge"].network.weight.detach().clone()
+    uncut = train(whole, parameters, scratch=tmp_path / "whole", device="cpu")
+    assert not np.array_equal(start.numpy(), whole.opponents["judge"].network.weight.detach().numpy())
+    assert all(np.isfinite(row["judge_loss"]) for row in uncut.history)
+    cut = make()
+    batches = cut.batches
+
+    def interrupted(epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        return batches(epoch)
+
+    cut.batches = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, parameters, scratch=tmp_path / "cut", device="cpu")
+    fresh = make()
+    resumed = train(fresh, parameters, scratch=tmp_path / "cut", device="cpu")
+    assert resumed.resumed_after_epoch == 3
+    assert rows(resumed) == rows(uncut)
+    for key, value in whole.opponents["judge"].network.state_dict().items():
+        assert np.array_equal(value.numpy(), fresh.opponents["judge"].network.state_dict()[key].numpy())
 
 
 def test_finished_training_is_not_repeated(tmp_path, line):
