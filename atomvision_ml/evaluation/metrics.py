@@ -117,6 +117,16 @@ def resampled(answers: pl.DataFrame, parameters: MetricParameters) -> tuple[dict
     return finite, evaluate({name: np.tensordot(weights, values, axes=1) for name, values in per_group.items()})
 
 
+def over_seeds(metrics: pl.DataFrame) -> pl.DataFrame:
+    """Rows of ``evaluation/metrics`` with the seeds of each model put together, as in ``evaluation.leaderboard``.
+
+    Values are means; an interval reaches from the lowest lower to the highest upper end.
+    """
+    keys = ["task", "model", "role", "size", "slice", "metric"]
+    spread = [pl.col("value").mean(), pl.col("low").min(), pl.col("high").max(), pl.col("n_items").max()]
+    return metrics.group_by(keys, maintain_order=True).agg(*spread, pl.len().alias("n_seeds"))
+
+
 def value_of(metrics: pl.DataFrame, model_id: str, slice_: str, metric: str) -> float | None:
     """One figure of ``evaluation/metrics``, or None where it is not there."""
     found = metrics.filter(

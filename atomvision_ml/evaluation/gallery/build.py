@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.evaluation.gallery.entries import GalleryContext, dose_words
 from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
+from atomvision_ml.evaluation.metrics import over_seeds
 from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.evaluation.tasks import TASKS as TASK_CODE
 from atomvision_ml.models.training import stable_seed
@@ -83,6 +84,7 @@ def build_gallery(
     shutil.rmtree(folder / "pictures", ignore_errors=True)
     (folder / "pictures").mkdir(parents=True)
     verdicts = {row["task"]: row for row in champions.iter_rows(named=True)} if champions is not None else {}
+    metrics = over_seeds(metrics)
     total, done = sum(len(rows) for rows in shown.values()), 0
     pages, cards = [], []
     for task in tasks:

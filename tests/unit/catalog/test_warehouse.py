@@ -247,6 +247,7 @@ def test_leaderboard_takes_the_best_baseline_in_the_right_direction(lake: Lake) 
     ("metric", "best"),
     [
         ("ece", 0.1),
+        ("lost_columns_percent", 0.1),
         ("localisation_rmse_angstrom", 0.1),
         ("vector_error_median_angstrom", 0.1),
         ("recall_rectangular", 0.9),
@@ -272,11 +273,16 @@ def test_leaderboard_averages_seeds_and_quotes_the_paper(lake: Lake) -> None:
         ("majority", "trivial", "all|clean", "accuracy", 0.4),
         ("densenet", "model", "all|1000", "accuracy", 0.7),
         ("majority", "trivial", "all|1000", "accuracy", 0.4),
+        ("lattice_graph", "model", "all|clean", "accuracy", 0.9),
+        ("lattice_graph", "model", "all|clean", "macro_f1", 0.9),
+        ("majority", "trivial", "all|clean", "macro_f1", 0.1),
     )
     board = leaderboard(lake)
     assert board["densenet", "all|clean", "accuracy"]["value"] == pytest.approx(0.85)
     assert board["densenet", "all|clean", "accuracy"]["published"] == 0.83
     assert board["densenet", "all|1000", "accuracy"]["published"] is None
+    assert board["lattice_graph", "all|clean", "accuracy"]["published"] == 0.78
+    assert board["lattice_graph", "all|clean", "macro_f1"]["published"] is None
 
 
 def test_counts_by_source_class_and_overlap(lake: Lake) -> None:

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 from sklearn import metrics as reference
 
-from atomvision_ml.evaluation.metrics import MetricParameters, figures_of, metric_rows, paired_difference
+from atomvision_ml.evaluation.metrics import MetricParameters, figures_of, metric_rows, over_seeds, paired_difference
 from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
@@ -206,3 +206,17 @@ def test_paired_difference_sees_what_single_intervals_do_not():
     hard = random.random(200)
     value, low, high = paired_difference(hard + 0.02, hard, [f"g{i}" for i in range(200)])
     assert (value, low, high) == pytest.approx((0.02, 0.02, 0.02))
+
+
+def test_seeds_are_put_together_as_the_leaderboard_does():
+    predictions, holdout = lattice_frames()
+    other, _ = lattice_frames(seed=5)
+    both = pl.concat([predictions, other.with_columns(model_id=pl.lit("lattice_finder@1.s1"))])
+    rows = metric_rows(both, holdout, size="full", seeds={"lattice_finder@1.s1": 1})
+    assert {(row["model_id"], row["seed"]) for row in rows} == {("lattice_finder@1", 0), ("lattice_finder@1.s1", 1)}
+    own = [row for row in rows if (row["slice"], row["metric"]) == ("all|clean", "accuracy")]
+    whole = over_seeds(pl.DataFrame(rows, infer_schema_length=None))
+    (row,) = whole.filter((pl.col("slice") == "all|clean") & (pl.col("metric") == "accuracy")).to_dicts()
+    assert row["value"] == pytest.approx(np.mean([row["value"] for row in own]))
+    assert (row["low"], row["high"]) == (min(row["low"] for row in own), max(row["high"] for row in own))
+    assert row["n_seeds"] == 2
