@@ -103,6 +103,8 @@ def _model(spec: ModelAssets) -> dg.AssetsDefinition:
 
         work = store.begin(context)
         training_set = work.scan(MODELS_TRAINING_SETS, registered.task)
+        for key in spec.train_deps:
+            work.scan(key)
         size, chosen = spec.parameters(config)
 
         seeds = spec.seeds(config)

@@ -77,5 +77,21 @@ PROTOCOLS: dict[str, Protocol] = {
         score="iou",
         shown_metrics=("iou", "dice", "detection_f1", "localisation_rmse_angstrom"),
     ),
+    "super_resolution": Protocol(
+        title="Super-resolution, four times finer",
+        doses_e_per_a2=(None, 1000.0),
+        rule=PromotionRule(metric="psnr_db", slice="physical_0.2|1000"),
+        score="psnr_db",
+        shown_metrics=("psnr_db", "ssim", "frc_mean", "position_rmse_angstrom", "invented_rate", "lost_rate"),
+        shown_slices=("physical_0.2", "physical_0.1", "bicubic_0.2"),
+        labels={
+            "psnr_db": "PSNR, dB",
+            "ssim": "SSIM",
+            "frc_mean": "mean ring correlation",
+            "position_rmse_angstrom": "position RMSE per axis, Å",
+            "invented_rate": "invented columns",
+            "lost_rate": "lost columns",
+        },
+    ),
 }
 assert set(PROTOCOLS) == set(TASKS)
