@@ -1,7 +1,8 @@
 """Which item belongs to which split. Belongs here: the rule of the splits and the frozen manifest made with it.
 
-Splits are by composition: all items of a ``split_group`` lie in one split, the same for every task, so that no
-polymorph, no database twin and no variant of a training structure is ever a test structure.
+All items of a group lie in one split, the same for every task. Groups are compositions, so that no polymorph, no
+database twin and no variant of a training structure is ever a test structure; or prototypes, so that a test structure
+is of an arrangement of atoms that no training has seen.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -28,6 +29,9 @@ class SplitParameters(BaseModel):
     val_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share of the items for early stopping.")
     test_fraction: float = Field(default=0.2, gt=0, lt=1, description="Share of the items for the hold-out.")
     seed: int = Field(default=0, ge=0, description="Seed of the hash that decides.")
+    group_by: Literal["composition", "prototype"] = Field(
+        default="composition", description="What is never divided: `split_group` of the materials, or the prototype."
+    )
     is_one_slab_per_material: bool = Field(
         default=True, description="Only images of each material's representative: no crystal counts twice."
     )
@@ -132,7 +136,7 @@ def training_set_rows(
         raise ValueError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
     chosen = parameters or SplitParameters()
     by = "representative_slab_id" if chosen.is_one_slab_per_material else "slab_ids"
-    slabs = materials.select(pl.col(by).alias("slab_id"), "split_group")
+    slabs = _grouped(materials, chosen.group_by).select(pl.col(by).alias("slab_id"), "split_group")
     if by == "slab_ids":
         slabs = slabs.explode("slab_id")
     joined = images.join(slabs, on="slab_id", how="inner").sort("image_id")
@@ -157,6 +161,23 @@ def training_set_rows(
         {"item_id": f"{task}:{row['image_id']}", "task": task, "split": splits[row["split_group"]], **row}
         for row in kept.iter_rows(named=True)
     ]
+
+
+def prototype_of(reduced_formula: str, space_group_number: int) -> str:
+    """Stoichiometry without names and space group, e.g. ``AB2|187`` of MoS2.
+
+    The number of atoms is left out on purpose: databases hold the same arrangement in cells of different size.
+    """
+    from ase.formula import Formula
+
+    return f"{Formula(reduced_formula).stoichiometry()[0]}|{space_group_number}"
+
+
+def _grouped(materials: pl.DataFrame, group_by: str) -> pl.DataFrame:
+    if group_by == "composition":
+        return materials
+    pairs = materials.select("reduced_formula", "space_group_number").iter_rows()
+    return materials.with_columns(pl.Series("split_group", [prototype_of(*pair) for pair in pairs], dtype=pl.String))
 
 
 def split_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

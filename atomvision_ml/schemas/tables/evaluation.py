@@ -16,7 +16,7 @@ HOLDOUT = Table(
         Column(name="image_id", type=S, description="Image of images.stem."),
         Column(name="slab_id", type=S, description="Its slab."),
         Column(name="source", type=S, one_of=SOURCES, description="Its database."),
-        Column(name="split_group", type=S, description="See structures.materials."),
+        Column(name="split_group", type=S, description="See models.training_sets."),
         Column(name="blob", type=S, description="Pinned Zarr blob."),
         Column(name="index", type=I32, minimum=0, description="Index into the blob."),
         Column(name="pixel_size_angstrom", type=F64, unit="Å", description="Pixel size."),

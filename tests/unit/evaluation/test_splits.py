@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atomvision_ml.evaluation.splits import SplitParameters, assign_splits, split_counts, training_set_rows
+from atomvision_ml.evaluation.splits import (
+    SplitParameters,
+    assign_splits,
+    prototype_of,
+    split_counts,
+    training_set_rows,
+)
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, SPLITS
 
@@ -91,3 +97,28 @@ def test_nothing_in_common_is_an_error(small_set):
         training_set_rows("lattice", small_set.images, stranger)
     with pytest.raises(ValueError, match="unknown task"):
         training_set_rows("cooking", small_set.images, small_set.materials)
+
+
+def test_prototypes_do_not_depend_on_names_or_on_the_size_of_the_cell():
+    assert prototype_of("MoS2", 187) == prototype_of("S2W", 187) == "AB2|187"
+    assert prototype_of("MoS2", 164) != prototype_of("MoS2", 187)
+    assert prototype_of("Mo2S4", 187) == prototype_of("MoS2", 187)
+
+
+def test_no_prototype_and_no_material_is_in_two_splits(small_set):
+    parameters = SplitParameters(group_by="prototype")
+    rows = training_set_rows("lattice", small_set.images, small_set.materials, parameters)
+    table("models/training_sets").from_rows(rows)
+    known = {row["representative_slab_id"]: row for row in small_set.materials.iter_rows(named=True)}
+    splits = defaultdict(set)
+    for row in rows:
+        material = known[row["slab_id"]]
+        prototype = prototype_of(material["reduced_formula"], material["space_group_number"])
+        assert row["split_group"] == prototype
+        splits[prototype].add(row["split"])
+    assert all(len(found) == 1 for found in splits.values())
+    assert {row["split"] for row in rows} == set(SPLITS)
+    by_composition = training_set_rows("lattice", small_set.images, small_set.materials)
+    assert {row["image_id"] for row in rows} == {row["image_id"] for row in by_composition}
+    assert [row["split"] for row in rows] != [row["split"] for row in by_composition]
+    assert len({row["split_group"] for row in rows}) < len(rows), "some structures share a prototype"
