@@ -18,12 +18,12 @@ with warnings.catch_warnings():
     from atomvision_assets.evaluation import assets as evaluation
     from atomvision_assets.images import assets as images
     from atomvision_assets.models import assets as models
-    from atomvision_assets.models import lattice, segmentation, super_resolution
+    from atomvision_assets.models import lattice, reconstruction, segmentation, super_resolution
     from atomvision_assets.structures import assets as structures
 
 from dagster_project import jobs, schedules, sensors
 
-ROOMS = (structures, images, models, lattice, segmentation, super_resolution, evaluation, catalog)
+ROOMS = (structures, images, models, lattice, segmentation, super_resolution, reconstruction, evaluation, catalog)
 
 
 def build_definitions(chosen: Settings, store: Store | None = None) -> dg.Definitions:

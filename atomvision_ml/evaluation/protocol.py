@@ -93,5 +93,20 @@ PROTOCOLS: dict[str, Protocol] = {
             "lost_rate": "lost columns",
         },
     ),
+    "reconstruction": Protocol(
+        title="Autoencoders",
+        doses_e_per_a2=(None, 1000.0),
+        rule=PromotionRule(metric="psnr_db", slice="all|1000"),
+        score="psnr_db",
+        shown_metrics=("psnr_db", "ssim", "psnr_short_db", "ssim_short", "probe_accuracy", "probe_accuracy_short"),
+        labels={
+            "psnr_db": "PSNR, dB",
+            "ssim": "SSIM",
+            "psnr_short_db": "PSNR of an eighth of the latent, dB",
+            "ssim_short": "SSIM of an eighth of the latent",
+            "probe_accuracy": "lattice class read from the latent",
+            "probe_accuracy_short": "lattice class read from an eighth of the latent",
+        },
+    ),
 }
 assert set(PROTOCOLS) == set(TASKS)

@@ -1,0 +1,150 @@
+"""The network of both autoencoders: principal components with a learned correction.
+
+Belongs here: torch modules; imported only where a network is built. An image x has the latent z = W(x + before(x)), its
+reconstruction is μ + Wᵀz + after(z). W and the mean image μ are fitted principal components. What is learned is
+``before``, for the short latent only, since the whole one misses little, and ``after``: by convolutions on images, or
+by dense layers on coefficients.
+
+Both are multiplied by the error that the linear code is expected to make: the variance that the components leave out,
+and the noise that they let through after their coefficients were shrunk as by a Wiener filter (it is seen in those of
+least variance). So an untrained network is the linear code, and a correction cannot spoil what that says well.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from atomvision_ml.models.components import Components
+
+_SEES_NOISE = 8  # this share of the components, those of least variance, tells the noise
+_LEAST_ERROR = 1e-6
+_FOLD, _BLOCKS = 4, 4
+
+
+class Autoencoder(nn.Module):
+    """Encoder and decoder about the principal components.
+
+    Args:
+        size_px: edge of the images.
+        latent_size: components, numbers in the whole latent.
+        width: channels or hidden neurons.
+        is_convolutional: corrections on images instead of coefficients; the components then stay as they were fitted.
+    """
+
+    components: torch.Tensor
+    middle: torch.Tensor
+    variances: torch.Tensor
+    total_variance: torch.Tensor
+
+    def __init__(self, size_px: int, latent_size: int, width: int, *, is_convolutional: bool) -> None:
+        super().__init__()
+        self.size_px, self.latent_size, self.is_convolutional = size_px, latent_size, is_convolutional
+        self.register_buffer("components", torch.zeros(latent_size, size_px**2))
+        self.register_buffer("middle", torch.zeros(size_px**2))
+        self.register_buffer("variances", torch.ones(latent_size))
+        self.register_buffer("total_variance", torch.tensor(float(latent_size)))
+        if is_convolutional:
+            self.before, self.after = _ImageCorrection(width), _ImageCorrection(width)
+        else:
+            self.before = _DenseCorrection(latent_size, width, latent_size)
+            self.after = _DenseCorrection(latent_size, width, size_px**2)
+
+    def begin_with(self, fitted: Components) -> None:
+        """Take over fitted components."""
+        with torch.no_grad():
+            self.components.copy_(torch.from_numpy(fitted.components))
+            self.middle.copy_(torch.from_numpy(fitted.middle))
+            self.variances.copy_(torch.from_numpy(fitted.variances))
+            self.total_variance.fill_(fitted.total_variance)
+
+    def forward(self, images: torch.Tensor, kept: int | None = None) -> torch.Tensor:
+        """Reconstruction (n, 1, y, x) of normalised images (n, 1, y, x) from ``kept`` numbers."""
+        return self.decode(self.encode(images, kept or self.latent_size))
+
+    def encode(self, images: torch.Tensor, kept: int) -> torch.Tensor:
+        """Latent (n, kept)."""
+        pixels = images.flatten(1) - self.middle
+        if kept == self.latent_size:
+            return pixels @ self.components.T
+        error = self.truncation_error(kept).expand(len(images))
+        if self.is_convolutional:
+            return (pixels + self.before(images, error).flatten(1) * error[:, None]) @ self.components[:kept].T
+        plain = pixels @ self.components.T
+        return (plain + self.before(plain / self._scale(), error) * self._amplitude(error))[:, :kept]
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Reconstruction (n, 1, y, x) of latents (n, kept)."""
+        kept, noise = latent.shape[1], self.noise(latent)
+        share = self.variances[:kept] / (self.variances[:kept] + noise[:, None])
+        passed = (share * noise[:, None]).sum(dim=1) / self.size_px**2
+        error = (self.truncation_error(kept) ** 2 + passed).sqrt()
+        linear = (self.middle + (latent * share) @ self.components[:kept]).unflatten(1, (1, self.size_px, -1))
+        if self.is_convolutional:
+            return linear + self.after(linear, error) * error[:, None, None, None]
+        whole = nn.functional.pad(latent * share, (0, self.latent_size - kept))
+        return linear + (self.after(whole / self._scale(), error) * error[:, None]).unflatten(1, linear.shape[1:])
+
+    def truncation_error(self, kept: int) -> torch.Tensor:
+        """Root of the variance per pixel that the components beyond ``kept`` hold."""
+        missing = (self.total_variance - self.variances[:kept].sum()).clamp_min(0) / self.size_px**2
+        return (missing + _LEAST_ERROR**2).sqrt()
+
+    def noise(self, latent: torch.Tensor) -> torch.Tensor:
+        """Variance of the noise in each coefficient (n,); zero where it cannot be told from a short latent."""
+        if latent.shape[1] < self.latent_size:
+            return latent.new_zeros(len(latent))
+        start = self.latent_size - max(1, self.latent_size // _SEES_NOISE)
+        surplus = (latent[:, start:] ** 2).mean(dim=1) - 3 * self.variances[start:].mean()
+        return surplus.clamp_min(0)
+
+    def _scale(self) -> torch.Tensor:
+        return (self.variances + 0.01 * self.variances.mean()).sqrt()
+
+    def _amplitude(self, error: torch.Tensor) -> torch.Tensor:
+        """How far a coefficient may be moved, (n, latent): the expected error, but not beyond its own spread."""
+        return torch.minimum(error[:, None] * 4, self.variances.sqrt())
+
+
+class _ImageCorrection(nn.Module):
+    """Residual convolutions on the image, folded into channels, and the logarithm of its expected error.
+
+    Zero before training.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fold, self.unfold = nn.PixelUnshuffle(_FOLD), nn.PixelShuffle(_FOLD)
+        self.first = nn.Conv2d(_FOLD**2 + 1, width, 3, padding=1)
+        self.inner = nn.ModuleList([_block(width) for _ in range(_BLOCKS)])
+        self.out = nn.Conv2d(width, _FOLD**2, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+        folded = self.fold(image)
+        level = error.log10()[:, None, None, None].expand(-1, 1, *folded.shape[2:])
+        inner = self.first(torch.cat([folded, level], dim=1))
+        for layer in self.inner:
+            inner = inner + layer(inner)
+        return self.unfold(self.out(inner))
+
+
+class _DenseCorrection(nn.Module):
+    """Dense layers on the coefficients and the logarithm of their expected error; zero before training."""
+
+    def __init__(self, latent_size: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(latent_size + 1, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.out = nn.Linear(width, outputs)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, coefficients: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+        return self.out(self.layers(torch.cat([coefficients, error.log10()[:, None]], dim=1)))
+
+
+def _block(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()
+    )
