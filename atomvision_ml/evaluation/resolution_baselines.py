@@ -30,6 +30,7 @@ _REACH_PER_ANGSTROM = 1.15
 """Highest frequency of the lattice fit: the probe lets exp(−2π²σ²g²) = 0.1 % of it through."""
 _MOST_HARMONICS = 400
 _LOW_FREQUENCY = 0.5
+_LEAST_RING_POWER = 1e-4
 _WORST_RESIDUAL = 0.01
 """Mean square residual, as a share of the image's variance and beyond the noise, with which a fit is still believed."""
 
@@ -181,21 +182,26 @@ def fourier_ring_correlation(
 ) -> tuple[Floats, Floats]:
     """Correlation of two images over rings of equal frequency, under a Hann window.
 
+    Crystals have reflections and nothing between them; rings that hold less than 10⁻⁴ of the power of the true image's
+    strongest ring say nothing of the image, and are left out.
+
     Args:
         image, truth: [n, n].
         pixel_size_angstrom: of both.
 
     Returns:
-        Frequencies in 1/Å, and the correlation on each ring (1 where both are empty).
+        Frequencies in 1/Å, without zero, of the rings that count, and the correlation on each.
     """
     edge = image.shape[0]
     window = np.hanning(edge)[:, None] * np.hanning(edge)
     one, other = (np.fft.fft2((values - values.mean()) * window) for values in (image, truth))
     ring = _rings((edge, edge))
     cross = ring_means((one * other.conj()).real, ring)
-    powers = ring_means(np.abs(one) ** 2, ring) * ring_means(np.abs(other) ** 2, ring)
-    found = np.divide(cross, np.sqrt(powers), out=np.ones_like(cross), where=powers > 0)
-    return np.arange(len(found)) / (edge * pixel_size_angstrom), found
+    own, true = (ring_means(np.abs(values) ** 2, ring) for values in (one, other))
+    found = np.divide(cross, np.sqrt(own * true), out=np.zeros_like(cross), where=own * true > 0)
+    counts = true >= _LEAST_RING_POWER * true.max()
+    counts[0] = False
+    return np.flatnonzero(counts) / (edge * pixel_size_angstrom), found[counts]
 
 
 def ring_means(values: NDArray[Any], ring: NDArray[np.int64]) -> Floats:

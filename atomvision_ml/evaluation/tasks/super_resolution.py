@@ -175,7 +175,7 @@ class _Judged:
         span = float(truth[inside].max() - truth[inside].min())
         similarity = structural_similarity(truth[inside], image[inside], data_range=span)
         frequency, correlation = fourier_ring_correlation(image[inside], truth[inside], pixel)
-        known = (frequency > 0) & (frequency <= FRC_LIMIT_PER_ANGSTROM)
+        known = frequency <= FRC_LIMIT_PER_ANGSTROM
         below = frequency[known & (correlation < FRC_THRESHOLD)]
         atoms = self._atoms(image)
         return {
@@ -187,7 +187,7 @@ class _Judged:
             "reduction": self.part.reduction,
             "psnr_db": psnr_db(image, truth, BORDER_PX),
             "ssim": float(similarity),
-            "frc_mean": float(correlation[known].mean()),
+            "frc_mean": float(correlation[known].mean()) if known.any() else 0.0,
             "frc_limit_per_angstrom": float(below[0]) if len(below) else FRC_LIMIT_PER_ANGSTROM,
             **self._columns(atoms),
         }

@@ -25,7 +25,7 @@ def _table(name: str) -> Table:
                 name="psnr_db",
                 type=F64,
                 unit="dB",
-                description="Peak signal-to-noise ratio: range of the true image; without 16 fine pixels at the border.",
+                description="Peak signal-to-noise ratio: range of the true image, without 16 fine pixels of border.",
             ),
             Column(name="ssim", type=F64, maximum=1, description="Structural similarity, same range and border."),
             Column(
@@ -33,13 +33,14 @@ def _table(name: str) -> Table:
                 type=F64,
                 minimum=-1,
                 maximum=1,
-                description="Fourier ring correlation with the true image, mean over the rings up to 1/Å.",
+                description="Fourier ring correlation with the true image, mean over the rings up to 1/Å "
+                "that hold at least 1e-4 of the strongest ring's power.",
             ),
             Column(
                 name="frc_limit_per_angstrom",
                 type=F64,
                 unit="1/Å",
-                description="Frequency where the ring correlation first falls below 1/7; 1 if it does not up to 1/Å.",
+                description="Frequency of the first of these rings with a correlation below 1/7; 1 if there is none.",
             ),
             Column(
                 name="n_columns",
