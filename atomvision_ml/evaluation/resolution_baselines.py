@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from atomvision_ml.images.reduction import FACTOR, WienerFilter, cubic_upsampled, fourier_upsampled, variance_kept
 from atomvision_ml.images.scenes import SceneLibrary
 from atomvision_ml.images.stem import View, render_batch
-from atomvision_ml.models.lattice_finder import NoLatticeError, find_lattice
+from atomvision_ml.models.lattice_finder import LatticeFinderParameters, NoLatticeError, find_lattice
 from atomvision_ml.models.lattice_harmonics import HarmonicFit, harmonic_indices, refine_basis
 from atomvision_ml.models.training import stable_seed
 
@@ -30,6 +30,8 @@ _REACH_PER_ANGSTROM = 1.15
 """Highest frequency of the lattice fit: the probe lets exp(−2π²σ²g²) = 0.1 % of it through."""
 _MOST_HARMONICS = 400
 _LOW_FREQUENCY = 0.5
+_SEARCHES = tuple(LatticeFinderParameters(largest_index=index, most_harmonics=100 * index) for index in (2, 4))
+"""Tried in turn until one explains the image: an eager finder takes aliased reflections for those of a superlattice."""
 _LEAST_RING_POWER = 1e-4
 _WORST_RESIDUAL = 0.01
 """Mean square residual, as a share of the image's variance and beyond the noise, with which a fit is still believed."""
@@ -149,20 +151,25 @@ def lattice_harmonics(coarse: NDArray[np.floating], fine_pixel_angstrom: float, 
         NoLatticeError: no lattice is found, or it does not explain the image.
         numpy.linalg.LinAlgError: the harmonics cannot be told apart.
     """
-    pixel = FACTOR * fine_pixel_angstrom
-    vectors = find_lattice(coarse, pixel).lattice_vectors_angstrom
-    basis = np.asarray(np.linalg.inv(vectors / pixel).T, np.float64)
     mean, spread = float(coarse.mean()), float(coarse.std())
-    values = np.asarray((coarse - mean) / spread, np.float64)
-    indices = harmonic_indices(basis, _REACH_PER_ANGSTROM * pixel)[:_MOST_HARMONICS]
+    values = np.asarray((coarse - mean) / (spread or 1.0), np.float64)
+    noise = noise_variance / (spread**2 or 1.0)
+    for parameters in _SEARCHES:
+        fit = _lattice_fit(values, FACTOR * fine_pixel_angstrom, parameters)
+        if fit.pixel_variance <= 2 * noise + _WORST_RESIDUAL:
+            return mean + spread * _synthesised(fit, max(noise, fit.pixel_variance), coarse.shape)
+    raise NoLatticeError(f"the lattice leaves {fit.pixel_variance:.3f} of the image's variance unexplained")
+
+
+def _lattice_fit(values: Floats, pixel_size_angstrom: float, parameters: LatticeFinderParameters) -> HarmonicFit:
+    """All harmonics of the lattice of a coarse image of unit variance."""
+    vectors = find_lattice(values, pixel_size_angstrom, parameters).lattice_vectors_angstrom
+    basis = np.asarray(np.linalg.inv(vectors / pixel_size_angstrom).T, np.float64)
+    indices = harmonic_indices(basis, _REACH_PER_ANGSTROM * pixel_size_angstrom)[:_MOST_HARMONICS]
     low = indices[np.linalg.norm(indices @ basis, axis=1) < _LOW_FREQUENCY]
     if len(low) >= 2:
         basis = refine_basis(values, basis, low, steps=2).fit.basis
-    fit = refine_basis(values, basis, indices, steps=3).fit
-    noise = noise_variance / spread**2
-    if fit.pixel_variance > 2 * noise + _WORST_RESIDUAL:
-        raise NoLatticeError(f"the lattice leaves {fit.pixel_variance:.3f} of the image's variance unexplained")
-    return mean + spread * _synthesised(fit, max(noise, fit.pixel_variance), coarse.shape)
+    return refine_basis(values, basis, indices, steps=3).fit
 
 
 def _synthesised(fit: HarmonicFit, noise: float, shape: tuple[int, ...]) -> Floats:

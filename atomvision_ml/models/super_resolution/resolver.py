@@ -40,7 +40,7 @@ MODELS_HERE = ("super_resolver", "srgan")
 class SuperResolverParameters(TrainingParameters):
     """Network, training images and training of the super-resolver; flat and frozen."""
 
-    epochs: int = Field(default=6, ge=1, description="Most epochs.")
+    epochs: int = Field(default=5, ge=1, description="Most epochs.")
     batch_size: int = Field(default=8, ge=1, description="Crops in a batch.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Highest learning rate (AdamW, cosine to zero).")
     weight_decay: float = Field(default=1e-4, ge=0, description="AdamW's decoupled weight decay.")
