@@ -8,6 +8,7 @@ from pydantic import Field
 
 from atomvision_assets.models.factory import ModelAssets, Size, model_assets, processes
 from atomvision_assets.store import Work
+from atomvision_ml.models.lattice_cnn import LatticeCnnParameters
 from atomvision_ml.models.lattice_finder import LatticeFinderParameters
 from atomvision_ml.settings import settings
 
@@ -51,6 +52,43 @@ def _predict_lattice(
     )
 
 
+class LatticeCnnConfig(dg.Config, LatticeCnnParameters):
+    """Parameters of the lattice network and of its training."""
+
+    size: Size = Field(
+        default=settings().size, description="Size of the graph; full trains longer where the defaults are left."
+    )
+
+
+def _train_lattice_cnn(work: Work, training_set: "pl.DataFrame", parameters: dict[str, Any]) -> "Checkpoint":
+    from atomvision_ml.models.lattice_cnn_training import train_lattice_cnn
+
+    return train_lattice_cnn(
+        training_set,
+        work.lake.blob,
+        LatticeCnnParameters(**parameters),
+        scratch=work.scratch(),
+        progress=work.progress,
+        device=settings().device,
+        data_versions=work.inputs,
+    )
+
+
+def _predict_by_network(
+    work: Work, holdout: "pl.DataFrame", training_set: "pl.DataFrame", model_id: str, checkpoint: Path
+) -> "pa.Table":
+    from atomvision_ml.evaluation.tasks.lattice import predict_by_network
+
+    return predict_by_network(
+        holdout,
+        work.lake.blob,
+        checkpoint=checkpoint,
+        model_id=model_id,
+        processes=processes(),
+        progress=work.progress,
+    )
+
+
 lattice_finder, predictions_lattice_finder = model_assets(
     ModelAssets(
         name="lattice_finder",
@@ -60,5 +98,19 @@ lattice_finder, predictions_lattice_finder = model_assets(
         code_version="1",
         prediction_code_version="1",
         kinds={"scipy", "parquet"},
+    )
+)
+
+lattice_cnn, predictions_lattice_cnn = model_assets(
+    ModelAssets(
+        name="lattice_cnn",
+        config=LatticeCnnConfig,
+        train=_train_lattice_cnn,
+        predict=_predict_by_network,
+        code_version="1",
+        prediction_code_version="1",
+        kinds={"pytorch", "parquet"},
+        is_gpu=True,
+        full={"epochs": 12, "scenes_per_epoch": 1600, "validation_images": 400},
     )
 )

@@ -16,12 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.images.preprocess import detrend
 from atomvision_ml.models.lattice_classes import class_probabilities, mix, strain_sigmas
+from atomvision_ml.models.lattice_evidence import off_lattice, sublattice_matrices
 from atomvision_ml.models.lattice_harmonics import HarmonicFit, RefinedBasis
 from atomvision_ml.models.lattice_peaks import candidate_lattices
 from atomvision_ml.models.lattice_search import LatticeSearch
 from atomvision_ml.models.lattice_spectrum import Peaks, power_spectrum, significant_peaks, without_streaks
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
-from atomvision_ml.structures.lattice import CLASS_TOLERANCE, reduce_cell
+from atomvision_ml.structures.lattice import CLASS_TOLERANCE, class_strains, classify_cell, reduce_cell
 
 Array = NDArray[np.float64]
 
@@ -99,6 +100,45 @@ class LatticeResult:
     model: str = MODEL_NAME
 
 
+@dataclass(frozen=True)
+class OtherLattice:
+    """A lattice that the image may have instead of the one found.
+
+    Attributes:
+        lattice: its Bravais class.
+        weight: of a lattice with more reflections, its odds; of a parent, which has fewer, the amplitude of the
+            strongest reflection that it lacks over that of the strongest one.
+        snr: power of that reflection over the noise; 0 where it is not known.
+    """
+
+    lattice: str
+    weight: float
+    snr: float = 0.0
+
+
+@dataclass(frozen=True)
+class LatticeEvidence:
+    """What the finder's answer rests on.
+
+    Attributes:
+        result: the answer.
+        strains: strain (fraction) that makes the cell each class.
+        strain_sigmas: standard uncertainty of the strain to each class above oblique.
+        resolution_elements: area of the reciprocal cell in resolution elements of the field.
+        noise_share: residual variance of the fit over the variance of the image.
+        alternatives: superlattices that could not be excluded.
+        parents: lattices that lack some of the reflections found, by index up to 4.
+    """
+
+    result: LatticeResult
+    strains: dict[str, float]
+    strain_sigmas: dict[str, float]
+    resolution_elements: float
+    noise_share: float
+    alternatives: tuple[OtherLattice, ...]
+    parents: tuple[OtherLattice, ...]
+
+
 def find_lattice(
     image: ArrayLike, pixel_size_angstrom: float, parameters: LatticeFinderParameters | None = None
 ) -> LatticeResult:
@@ -121,7 +161,33 @@ def find_lattice(
         NoLatticeError: the image is constant, too small, or shows no lattice.
         ValueError: the image is not [y, x] or not finite, or the pixel size is not positive.
     """
-    parameters = parameters or LatticeFinderParameters()
+    return _found(image, pixel_size_angstrom, parameters or LatticeFinderParameters())[0]
+
+
+def examine_lattice(
+    image: ArrayLike, pixel_size_angstrom: float, parameters: LatticeFinderParameters | None = None
+) -> LatticeEvidence:
+    """As :func:`find_lattice`, with all that speaks for and against the answer; arguments and errors as there."""
+    chosen = parameters or LatticeFinderParameters()
+    result, refined, search, pixel = _found(image, pixel_size_angstrom, chosen)
+    tolerance = chosen.class_tolerance
+    cell, covariance = _real_cell(refined, pixel)
+    others = [(odds, _direct(basis)) for odds, basis in search.alternatives if odds > _SMALLEST_ODDS]
+    return LatticeEvidence(
+        result=result,
+        strains=class_strains(cell),
+        strain_sigmas=strain_sigmas(cell, covariance),
+        resolution_elements=_resolution_elements(refined.fit),
+        noise_share=refined.fit.pixel_variance,
+        alternatives=tuple(OtherLattice(classify_cell(other, tolerance).name, odds) for odds, other in others),
+        parents=tuple(_parents(refined.fit, tolerance)),
+    )
+
+
+def _found(
+    image: ArrayLike, pixel_size_angstrom: float, parameters: LatticeFinderParameters
+) -> tuple[LatticeResult, RefinedBasis, LatticeSearch, float]:
+    """The answer, the refined basis and the search behind it, and the size (Å) of the pixels that these count in."""
     values = _prepared(image, pixel_size_angstrom)
     peaks, bases = _reflections(values, parameters)
     values, factor = _binned(values, peaks)
@@ -137,9 +203,31 @@ def find_lattice(
     )
     try:
         refined = search.run([basis * factor for basis in bases])
-        return _result(refined, search.alternatives, pixel_size_angstrom * factor, parameters.class_tolerance)
+        pixel = pixel_size_angstrom * factor
+        return _result(refined, search.alternatives, pixel, parameters.class_tolerance), refined, search, pixel
     except np.linalg.LinAlgError as error:
         raise NoLatticeError(f"the reflections cannot be told apart; give a larger field ({error})") from error
+
+
+def _parents(fit: HarmonicFit, tolerance: float) -> list[OtherLattice]:
+    """Every lattice finer in space by 2 to 4, with the strongest of the reflections that it lacks."""
+    amplitudes = np.abs(fit.amplitudes)
+    power_of_noise = fit.pixel_variance * fit.variances
+    found = []
+    for index in range(2, 5):
+        for matrix in sublattice_matrices(index):
+            off = off_lattice(fit.indices, matrix)
+            if not off.any():
+                continue
+            name = classify_cell(_direct(np.array(matrix) @ fit.basis), tolerance).name
+            snr = float((amplitudes[off] ** 2 / np.maximum(power_of_noise[off], 1e-300)).max())
+            found.append(OtherLattice(name, float(amplitudes[off].max() / amplitudes.max()), snr))
+    return found
+
+
+def _direct(basis: Array) -> Array:
+    """Real-space cell of a reciprocal basis."""
+    return np.asarray(np.linalg.inv(basis).T, dtype=np.float64)
 
 
 def _prepared(image: ArrayLike, pixel_size_angstrom: float) -> Array:
@@ -232,8 +320,12 @@ def _odds_unresolved(fit: HarmonicFit) -> float:
     Measured on random structures in fields of 25.6 Å: nearly all lattices found with a reciprocal cell of less than 4
     resolution elements are wrong, none with more than 6.
     """
-    resolution_elements = abs(float(np.linalg.det(fit.basis))) * fit.residual.size
-    return math.exp(min(2.0 * (5.0 - resolution_elements), 5.0))
+    return math.exp(min(2.0 * (5.0 - _resolution_elements(fit)), 5.0))
+
+
+def _resolution_elements(fit: HarmonicFit) -> float:
+    """Area of the reciprocal cell in units of that which the field resolves."""
+    return abs(float(np.linalg.det(fit.basis))) * fit.residual.size
 
 
 def _real_cell(refined: RefinedBasis, pixel_size_angstrom: float) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from atomvision_ml.evaluation.gallery.entries import GalleryContext, add_picture
 from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
 from atomvision_ml.evaluation.judging import Progress, Row, items_of, judge_items
 from atomvision_ml.evaluation.sums import Evaluate, Figures, mean_of_known, ratio
+from atomvision_ml.models.registry import model_spec
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
@@ -65,6 +67,39 @@ def predict_lattice(
     return judge_items(table(f"predictions/{model_id.partition('@')[0]}"), judge, rows, open_blob, processes, progress)
 
 
+def predict_by_network(
+    holdout: pl.DataFrame,
+    open_blob: OpenBlob,
+    *,
+    checkpoint: Path,
+    model_id: str,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """A registered lattice network on every lattice item.
+
+    Its predictor takes (image, pixel size, checkpoint) and gives ``lattice`` and ``probabilities``, and, if it knows
+    them, ``lattice_vectors_angstrom`` and ``uncertainties_angstrom``; it raises NoLatticeError where it sees none.
+
+    Args:
+        holdout: rows of ``evaluation/holdout``; other tasks are ignored.
+        open_blob: local folder of a blob.
+        checkpoint: folder of the network to judge; CheckpointError if it is damaged.
+        model_id: registered name, or ``<name>@<version>``.
+        processes: more than one divides the items among so many processes.
+        progress: called with (items done, items in all).
+
+    Returns:
+        ``predictions/<name>``: one row per item. Classical and trivial answers are in ``predictions/lattice_finder``.
+
+    Raises:
+        ValueError: no lattice items.
+    """
+    rows = items_of(holdout, "lattice")
+    judge = partial(_judge_network, model_id=model_id, checkpoint=checkpoint)
+    return judge_items(table(f"predictions/{model_id.partition('@')[0]}"), judge, rows, open_blob, processes, progress)
+
+
 def vector_error(found_angstrom: ArrayLike, true_angstrom: ArrayLike) -> float:
     """Largest distance, in Å, of a found vector to the true lattice's nearest vector; both (2, 2) rows."""
     found, true = np.reshape(found_angstrom, (2, 2)), np.reshape(true_angstrom, (2, 2))
@@ -83,6 +118,22 @@ def _judge_lattice(
     trivial = _lattice_row(row, "majority_class", "trivial", baselines.majority_class, None)
     trivial["probabilities"] = [baselines.class_shares[name] for name in BRAVAIS_LATTICES]
     return [_found_lattice(row, image, model_id, parameters), simple, trivial]
+
+
+def _judge_network(row: Row, reader: ItemReader, model_id: str, checkpoint: Path) -> list[Row]:
+    from atomvision_ml.models.lattice_finder import NoLatticeError
+
+    predict = model_spec(model_id.partition("@")[0]).predictor()
+    try:
+        result = predict(reader.image(row), row["pixel_size_angstrom"], checkpoint)
+    except NoLatticeError as error:
+        log.info("%s: %s", row["item_id"], error)
+        return [_lattice_row(row, model_id, "model", None, None)]
+    answer = _lattice_row(row, model_id, "model", result.lattice, getattr(result, "lattice_vectors_angstrom", None))
+    answer["probabilities"] = [float(result.probabilities[name]) for name in BRAVAIS_LATTICES]
+    uncertainties = getattr(result, "uncertainties_angstrom", None)
+    answer["uncertainties_angstrom"] = None if uncertainties is None else _finite(uncertainties)
+    return [answer]
 
 
 def _found_lattice(row: Row, image: NDArray[Any], model_id: str, parameters: Mapping[str, Any]) -> Row:
@@ -157,9 +208,9 @@ def draw(row: Row, context: GalleryContext) -> Row:
     """The entry of one item in the gallery."""
     image, pixel = context.reader.image(row), row["pixel_size_angstrom"]
     answers = context.answers[row["item_id"]]
-    own = next(answer for answer in answers if answer["role"] == "model")
+    models = [answer for answer in answers if answer["role"] == "model"]
+    own = next((answer for answer in models if method_name(answer) == "lattice finder"), models[0])
     vectors = own["lattice_vectors_angstrom"]
-    probabilities = own["probabilities"] or []
     drawn = [
         add_picture(context, row, "structure", "structure, one cell", _structure(row, context)),
         add_picture(context, row, "image", "image, found cell", pictures.image_picture(image, pixel, vectors)),
@@ -177,12 +228,25 @@ def draw(row: Row, context: GalleryContext) -> Row:
         "pictures": drawn,
         "facts": [
             ("label", row["bravais_lattice"]),
-            ("answer", own["lattice"] or "no lattice found"),
-            *[(method_name(answer), answer["lattice"] or "none") for answer in answers if answer["role"] != "model"],
+            *[(method_name(answer), _in_words(answer)) for answer in [own, *_others(answers, own)]],
             ("error of the vectors", picometres(own["vector_error_angstrom"])),
         ],
-        "bars": [(name, value) for name, value in zip(BRAVAIS_LATTICES, probabilities, strict=False)],
+        "bars": [(name, value) for name, value in zip(BRAVAIS_LATTICES, own["probabilities"] or [], strict=False)],
     }
+
+
+def _others(answers: list[Row], own: Row) -> list[Row]:
+    """The other answers, models first."""
+    return sorted((answer for answer in answers if answer is not own), key=lambda answer: answer["role"] != "model")
+
+
+def _in_words(answer: Row) -> str:
+    """Class, and the probability that a model gives it."""
+    if answer["lattice"] is None:
+        return "no lattice found"
+    if answer["role"] != "model" or answer["probabilities"] is None:
+        return str(answer["lattice"])
+    return f"{answer['lattice']} ({max(answer['probabilities']):.2f})"
 
 
 def _structure(row: Row, context: GalleryContext) -> bytes:

@@ -20,4 +20,19 @@ SPECS = (
             "A centring that is broken only by weak scatterers cannot be seen at a low dose.",
         ),
     ),
+    ModelSpec(
+        name="lattice_cnn",
+        task="lattice",
+        kind="network",
+        parameters_path="atomvision_ml.models.lattice_cnn:LatticeCnnParameters",
+        build_path="atomvision_ml.models.lattice_cnn:build_network",
+        predict_path="atomvision_ml.models.lattice_cnn:classify_lattice",
+        description="Convolutional network on the power spectrum and autocorrelation in polar form, or on pixels.",
+        intended_use="Bravais lattice of HAADF-STEM images of one crystalline monolayer, from 100 e/Å² up.",
+        limits=(
+            "Below the lattice finder: small strains and weak superlattices are missed more often; no vectors.",
+            "Trained on simulated images in the convolution approximation only, with a probe of about σ = 0.5 Å.",
+            "Five to twenty periods in the field; it knows no answer for images without a lattice.",
+        ),
+    ),
 )
