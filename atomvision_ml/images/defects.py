@@ -47,6 +47,17 @@ class DefectParameters(BaseModel):
     minimum_relative_change: float = Field(
         default=0.2, ge=0, description="Least change of a column's intensity, as a share of its own."
     )
+    maximum_relative_change: float = Field(
+        default=4.0,
+        gt=0,
+        description="Highest change of a column's intensity, as a share of its own (Si in graphene: 3).",
+    )
+    minimum_left: float = Field(
+        default=0.25,
+        ge=0,
+        lt=1,
+        description="Least share of a column's intensity after a substitution; with less it looks like a vacancy.",
+    )
     column_distance_angstrom: float = Field(default=1.0, gt=0, description="Atoms closer than this share a column, Å.")
     z_exponent: float = Field(default=1.7, ge=0, description="Exponent p of Z by which atoms scatter.")
 
@@ -230,16 +241,18 @@ def _point_defects(
         mates = np.flatnonzero(column_of == column_of[atom])
         whole = atoms.weights[mates].sum()
         hit, change = _damage(atoms, numbers, int(atom), mates, random, chosen)
+        kind = "vacancy" if np.array_equal(change, -atoms.weights[hit]) else "substitution"
         is_visible = abs(change.sum()) >= max(
             chosen.minimum_change * columns.weights.max(), chosen.minimum_relative_change * whole
         )
-        if column_of[atom] in used or not is_visible:
+        most = chosen.maximum_relative_change * whole
+        is_told_apart = kind == "vacancy" or (chosen.minimum_left - 1) * whole <= change.sum() <= most
+        if column_of[atom] in used or not (is_visible and is_told_apart):
             continue
         used.add(column_of[atom])
         places.append(atoms.positions_angstrom[hit])
         weights.append(change)
         x, y = np.average(atoms.positions_angstrom[mates], axis=0, weights=atoms.weights[mates])
-        kind = "vacancy" if np.array_equal(change, -atoms.weights[hit]) else "substitution"
         defects.append(Defect(kind, float(x), float(y), len(hit), float(change.sum() / whole)))
     if not defects:
         return Projection(np.zeros((0, 2)), np.zeros(0), _NO_PERIODS), ()
