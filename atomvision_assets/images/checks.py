@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atomvision_assets.store import Audit
 
@@ -19,6 +20,16 @@ STEM = {
     "images_have_the_plane_group_symmetry": "Images have the symmetry of the projected structure.",
     "masks_match_columns": "Masks are the disks around the columns of the rows.",
     "atoms_match_the_slab": "The atoms of the rows are those of the slab in its pose.",
+}
+
+ATOM_GRAPHS = {
+    "counts_agree": "Rows and arrays tell of the same numbers of atoms, bonds and repeats.",
+    "bonds_are_symmetric": "Every bond has its reverse, once.",
+    "bonds_are_short": "No bond is longer than the cutoff.",
+    "bonds_are_complete": "Every pair of atoms within the cutoff is a bond (on some images, pair by pair).",
+    "masked_atoms_are_at_the_edge": "Atoms lie in the field, and those whose surroundings are cut are masked.",
+    "intensities_are_ordered": "Minimum, mean and maximum of every blob are in this order.",
+    "atoms_agree_with_columns": "Most columns of the structures are found.",
 }
 
 PREVIEW_IMAGES = 30
@@ -37,6 +48,15 @@ def audit_stem(folder: Path, rows: pa.Table, slabs: pl.DataFrame) -> list[Audit]
         not_judged = [name for name in STEM if name not in found]
         audits += [Audit(name, True, {"finding": "there is no image to judge"}) for name in not_judged]
     return audits
+
+
+def audit_graphs(folder: Path, rows: list[dict[str, Any]], fields_angstrom: Sequence[float]) -> list[Audit]:
+    """The library's audits of a set of graphs on scratch."""
+    from atomvision_ml.images.graph_set import GraphSet, audit_graph_set
+
+    stored = GraphSet.open(folder)
+    found = audit_graph_set(stored.graphs, rows, fields_angstrom, stored.parameters)
+    return [Audit(result.name, bool(result.passed), {"finding": result.description}) for result in found]
 
 
 def contact_sheet(folder: Path) -> bytes | None:

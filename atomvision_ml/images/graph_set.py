@@ -309,8 +309,9 @@ def _absolute(graphs: AtomGraphs) -> NDArray[np.int64]:
 
 def _symmetric(graphs: AtomGraphs) -> AuditResult:
     bonds, many = _absolute(graphs), len(graphs.positions_angstrom)
-    there, back = bonds[:, 0] * many + bonds[:, 1], bonds[:, 1] * many + bonds[:, 0]
-    lonely = int((~np.isin(there, back)).sum()) + len(there) - len(np.unique(there))
+    there, back = np.sort(bonds[:, 0] * many + bonds[:, 1]), np.sort(bonds[:, 1] * many + bonds[:, 0])
+    twice = int((np.diff(there) == 0).sum())
+    lonely = twice + (0 if np.array_equal(there, back) else len(np.setdiff1d(there, back)))
     return AuditResult("bonds_are_symmetric", lonely == 0, f"{lonely} bonds without their reverse, or twice")
 
 

@@ -22,6 +22,7 @@ from atomvision_ml.images.atom_graphs import AtomGraphs, build_graphs
 from atomvision_ml.models.checkpoint import WEIGHTS, CheckpointError, find_checkpoint, load_checkpoint
 from atomvision_ml.models.graphs.ops import Backend
 from atomvision_ml.models.graphs.parts import Part, bond_part, repeat_part
+from atomvision_ml.models.lattice_finder import NoLatticeError
 from atomvision_ml.models.training import TrainingParameters, resolve_device, seeded
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
@@ -36,7 +37,7 @@ class LatticeGraphParameters(TrainingParameters):
 
     epochs: int = Field(default=12, ge=1, description="Most epochs.")
     batch_size: int = Field(default=32, ge=1, description="Graphs in a batch.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Highest learning rate (AdamW, cosine to zero).")
+    learning_rate: float = Field(default=5e-3, gt=0, description="Highest learning rate (AdamW, cosine to zero).")
     patience: int = Field(default=50, ge=1, description="Stop after so many epochs without a better validation score.")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         default="fp32", description="Sums over neighbours are narrow and scattered: bf16 gains nothing."
@@ -46,8 +47,8 @@ class LatticeGraphParameters(TrainingParameters):
     bond_convolutions: int = Field(default=2, ge=0, description="Edge-gated convolutions after them.")
     repeat_layers: int = Field(default=1, ge=0, description="ALIGNN layers on the repeats; 0 = no such tower.")
     backend: Backend = Field(default="auto", description="Graph operations: dgl, torch, or auto.")
-    training_atoms: int = Field(default=32, ge=4, description="Atoms of a training patch of bonds.")
-    training_repeats: int = Field(default=8, ge=1, description="Atoms whose repeats a training patch has.")
+    training_atoms: int = Field(default=24, ge=4, description="Atoms of a training patch of bonds.")
+    training_repeats: int = Field(default=4, ge=1, description="Atoms whose repeats a training patch has.")
     patches: int = Field(default=2, ge=1, description="Patches of each training scene.")
     scenes_per_epoch: int = Field(default=512, ge=1, description="Training scenes in each epoch.")
     minimum_e_per_a2: float = Field(default=50.0, gt=0, description="Least dose of the training scenes, e/Å².")
@@ -86,7 +87,7 @@ class LatticeGraphResult:
     model: str
 
 
-class NoAtomsError(ValueError):
+class NoAtomsError(NoLatticeError):
     """The image shows too few atoms for a graph; the message says how many."""
 
 

@@ -113,4 +113,52 @@ STEM = Table(
     ),
 )
 
-ALL = (STEM,)
+ATOM_GRAPHS = Table(
+    key="images/atom_graphs",
+    dimension="source",
+    description=(
+        "Graphs of the noiseless STEM images: atoms by the Laplacian of Gaussian with the intensities of their blobs, "
+        "bonds up to 4 Å, and repeats of each atom's surroundings. One row per image, the graphs as flat arrays in the "
+        "Zarr blob."
+    ),
+    columns=(
+        Column(name="image_id", type=S, unique=True, description="Image of images.stem."),
+        SOURCE,
+        Column(
+            name="blob",
+            type=S,
+            description="Zarr v3 group: atom_offsets, positions_angstrom, intensities, is_inside, bond_offsets, bonds, "
+            "repeat_offsets, repeats, differences.",
+        ),
+        Column(name="index", type=I32, minimum=0, description="Number of the graph in the blob's offsets."),
+        Column(name="n_atoms", type=I32, minimum=0, description="Atoms found."),
+        Column(name="n_inside", type=I32, minimum=0, description="Atoms at least 4 Å inside the field."),
+        Column(name="n_bonds", type=I32, minimum=0, description="Bonds, each in both directions."),
+        Column(name="n_repeats", type=I32, minimum=0, description="Pairs of atoms with the same surroundings."),
+        Column(
+            name="nearest_columns_angstrom",
+            type=F64,
+            minimum=0,
+            unit="Å",
+            description="Smallest distance of two columns of the crystal (atoms within 0.1 Å are one).",
+        ),
+        Column(
+            name="column_recall",
+            type=F64,
+            nullable=True,
+            minimum=0,
+            maximum=1,
+            description="Share of the columns (5 % of the brightest, 1 Å inside the border) with an atom within 0.5 Å.",
+        ),
+        Column(
+            name="atom_precision",
+            type=F64,
+            nullable=True,
+            minimum=0,
+            maximum=1,
+            description="Share of the atoms (1 Å inside the border) with a column within 0.5 Å.",
+        ),
+    ),
+)
+
+ALL = (STEM, ATOM_GRAPHS)
