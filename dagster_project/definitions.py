@@ -18,12 +18,23 @@ with warnings.catch_warnings():
     from atomvision_assets.evaluation import assets as evaluation
     from atomvision_assets.images import assets as images
     from atomvision_assets.models import assets as models
-    from atomvision_assets.models import lattice, reconstruction, segmentation, super_resolution
+    from atomvision_assets.models import graphs, lattice, reconstruction, segmentation, super_resolution
     from atomvision_assets.structures import assets as structures
 
 from dagster_project import jobs, schedules, sensors
 
-ROOMS = (structures, images, models, lattice, segmentation, super_resolution, reconstruction, evaluation, catalog)
+ROOMS = (
+    structures,
+    images,
+    models,
+    lattice,
+    graphs,
+    segmentation,
+    super_resolution,
+    reconstruction,
+    evaluation,
+    catalog,
+)
 
 
 def build_definitions(chosen: Settings, store: Store | None = None) -> dg.Definitions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atomvision_ml.models.specs import lattice, reconstruction, segmentation, super_resolution
+from atomvision_ml.models.specs import lattice, lattice_graph, reconstruction, segmentation, super_resolution
 from atomvision_ml.models.specs.spec import ModelSpec, resolve
 from atomvision_ml.schemas.vocabulary import MODELS
 
@@ -13,7 +13,13 @@ class UnknownModelError(LookupError):
     """No model of that name is registered; the message lists those that are."""
 
 
-_SPECS: tuple[ModelSpec, ...] = (*lattice.SPECS, *segmentation.SPECS, *super_resolution.SPECS, *reconstruction.SPECS)
+_SPECS: tuple[ModelSpec, ...] = (
+    *lattice.SPECS,
+    *lattice_graph.SPECS,
+    *segmentation.SPECS,
+    *super_resolution.SPECS,
+    *reconstruction.SPECS,
+)
 _BY_NAME = {spec.name: spec for spec in _SPECS}
 assert {spec.name: spec.task for spec in _SPECS} == MODELS
 
