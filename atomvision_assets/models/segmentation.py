@@ -8,7 +8,6 @@ from pydantic import Field
 
 from atomvision_assets.models.factory import ModelAssets, Size, model_assets, processes
 from atomvision_assets.store import Work
-from atomvision_ml.evaluation.release import RELEASE_PARAMETERS
 from atomvision_ml.models.segmenter import SegmenterParameters
 from atomvision_ml.settings import settings
 
@@ -67,6 +66,6 @@ segmenter, predictions_segmenter = model_assets(
         prediction_code_version="1",
         kinds={"pytorch", "parquet"},
         is_gpu=True,
-        full=RELEASE_PARAMETERS.model_dump(exclude_unset=True),
+        full={"epochs": 24, "crops_per_epoch": 960, "patience": 12},
     )
 )

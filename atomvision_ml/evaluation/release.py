@@ -1,102 +1,117 @@
-"""Making the released checkpoints again: ``python -m atomvision_ml.evaluation.release``.
+"""From a model in the lake to the checkpoint that travels with the package.
 
-Belongs here: the pipeline's own functions in their order, on the embedded prototypes alone, without a lake. The result
-replaces ``atomvision_ml/models/released/segmenter``.
+Belongs here: the card with its figures and the data behind them, and the limit of size. What trains and judges the
+model is the asset graph; ``python -m dagster_project.release`` does both.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from atomvision_ml.evaluation.holdout import holdout_rows
+from atomvision_ml.evaluation.answers import CLASSICAL_MODELS, by_task
 from atomvision_ml.evaluation.metrics import metric_rows
-from atomvision_ml.evaluation.splits import training_set_rows
-from atomvision_ml.evaluation.tasks.segmentation import predict_segmentation
+from atomvision_ml.evaluation.protocol import PROTOCOLS
+from atomvision_ml.evaluation.tasks import TASKS
 from atomvision_ml.models.checkpoint import Checkpoint, load_checkpoint, update_card
-from atomvision_ml.models.segmenter import SegmenterParameters
-from atomvision_ml.models.segmenter_training import train_segmenter
-from atomvision_ml.schemas.tables import table
+from atomvision_ml.models.registry import model_names, model_spec
+from atomvision_ml.storage.keys import EVALUATION_HOLDOUT
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from atomvision_ml.storage.lake import Lake
 
-Progress = Callable[[int, "int | None"], None]
-
-RELEASE_PARAMETERS = SegmenterParameters(epochs=24, crops_per_epoch=960, patience=12)
-"""As by default, but trained longer than a demo can wait for."""
-
-_CARD_METRICS = ("iou", "dice", "precision", "recall", "detection_f1", "localisation_rmse_angstrom")
+MAXIMUM_BYTES = 8_000_000
+"""What a checkpoint that travels with the package may weigh."""
 
 
-def make_release(
-    scratch: Path, parameters: SegmenterParameters = RELEASE_PARAMETERS, progress: Progress | None = None
-) -> Checkpoint:
-    """Structures, images, splits, training and evaluation of the segmenter on the embedded prototypes.
+class ReleaseError(ValueError):
+    """A model cannot be released; the message says why."""
+
+
+def released_folder() -> Path:
+    """Folder of the released checkpoints, one subfolder for each model."""
+    return Path(__file__).parents[1] / "models" / "released"
+
+
+def release_checkpoint(lake: Lake, name: str, target: Path, *, how_to_make: str = "") -> Checkpoint:
+    """Copy the checkpoint of a published model, its card completed.
 
     Args:
-        scratch: working folder; an interrupted training goes on when called again with it.
-        parameters: of the segmenter.
-        progress: called with (batches done, batches in all).
+        lake: where ``models/<name>``, ``predictions/<name>`` and what they were made of are published.
+        name: registered name.
+        target: folder that is replaced once the new one is whole.
+        how_to_make: command for the card.
 
     Returns:
-        The checkpoint in ``scratch/training/checkpoint``, its card with the figures on the hold-out.
+        The released checkpoint. Its card has the figures of the model and its baselines on the hold-out, and the
+        content hash (SHA-256) of every table behind the model.
+
+    Raises:
+        NotPublishedError: something that is needed is not published.
+        ReleaseError: the checkpoint is too large, or what it was made of has been published anew since.
     """
-    from atomvision_ml.images.stem import StemParameters
-    from atomvision_ml.images.stem_set import with_blob, write_stem_set
-    from atomvision_ml.structures.matching import material_rows
-    from atomvision_ml.structures.prototypes import prototype_rows
-    from atomvision_ml.structures.slabs import slab_rows
-
-    records = _frame("structures/records", prototype_rows())
-    slabs = _frame("structures/slabs", slab_rows(records))
-    materials = _frame("structures/materials", material_rows(slabs, records))
-    folder = scratch / "stem"
-    stored = write_stem_set(slabs, folder, StemParameters(), source="prototypes")
-    images = pl.DataFrame(pl.from_arrow(with_blob(stored, "prototypes")))
-    manifest = _frame("models/training_sets", training_set_rows("segmentation", images, materials))
-
-    def open_blob(_: str) -> Path:
-        return folder
-
-    checkpoint = train_segmenter(manifest, open_blob, parameters, scratch=scratch / "training", progress=progress)
-    holdout = _frame("evaluation/holdout", holdout_rows(manifest, images, open_blob))
-    answers = predict_segmentation(holdout, manifest, open_blob, checkpoint=checkpoint.folder)
-    figures = metric_rows(pl.DataFrame(pl.from_arrow(answers)), holdout, size="demo")
-    wanted = [row for row in figures if row["slice"].startswith("all|") and row["metric"] in _CARD_METRICS]
-    return update_card(
-        checkpoint,
-        metrics=[_rounded(row) for row in wanted],
-        how_to_make="python -m atomvision_ml.evaluation.release",
-    )
+    model = lake.scan(f"models/{name}").filter("is_checkpoint").collect().row(0, named=True)
+    draft = target.with_name(f".{target.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(lake.blob(model["blob"]), draft)
+    try:
+        update_card(
+            load_checkpoint(draft),
+            metrics=card_metrics(lake, name, model["model_id"], model["size"]),
+            data_versions=content_hashes(lake, f"models/{name}"),
+            how_to_make=how_to_make,
+        )
+        size = sum(path.stat().st_size for path in draft.iterdir())
+        if size > MAXIMUM_BYTES:
+            raise ReleaseError(f"{name} has {size / 1e6:.1f} MB; a released checkpoint has at most 8 MB")
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return load_checkpoint(target)
 
 
-def _frame(key: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(table(key).from_rows(rows)))
+def card_metrics(lake: Lake, name: str, model_id: str, size: str) -> list[dict[str, Any]]:
+    """What a card says of a model: shown figures on all items at each dose, with those of its baselines."""
+    task = model_spec(name).task
+    rivals = [other for other in model_names(task) if other in CLASSICAL_MODELS and lake.exists(f"predictions/{other}")]
+    tables = {other: lake.scan(f"predictions/{other}").collect() for other in dict.fromkeys([name, *rivals])}
+    others = [other for other in rivals if other != name]
+    is_wanted = (pl.col("model_id") == model_id) | (pl.col("role") != "model")
+    is_rival = pl.col("model_id").str.split("@").list.first().is_in(others)
+    answers = by_task(tables)[task].filter(is_wanted | is_rival)
+    rows = metric_rows(answers, lake.scan(EVALUATION_HOLDOUT).collect(), size=size)
+    slices = {"all", *TASKS[task].slices}
+    shown = PROTOCOLS[task].shown_metrics
+    kept = [row for row in rows if row["slice"].partition("|")[0] in slices and row["metric"] in shown]
+    return [_rounded(row) for row in kept]
+
+
+def content_hashes(lake: Lake, key: str) -> dict[str, str]:
+    """SHA-256 of the content of everything that a table was made of, directly or not, by key.
+
+    Raises:
+        ReleaseError: something was published anew since.
+    """
+    found: dict[str, str] = {}
+    todo = [(name, version) for name, version in lake.facts(key).inputs.items()]
+    while todo:
+        name, version = todo.pop()
+        if name in found:
+            continue
+        *words, last = name.split("/")
+        facts = lake.facts(name) if len(words) == 1 else lake.facts("/".join(words), last)
+        if facts.data_version != version:
+            raise ReleaseError(f"{name} was published anew since {key} was made of it; materialise {key} again")
+        found[name] = facts.content_sha256
+        todo += list(facts.inputs.items())
+    return dict(sorted(found.items()))
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
     kept = ("model", "role", "slice", "metric", "n_items", "value", "low", "high")
     return {key: round(row[key], 4) if isinstance(row[key], float) else row[key] for key in kept}
-
-
-def _main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, default=Path("build/release"), help="working folder, resumable")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    checkpoint = make_release(arguments.scratch)
-    target = Path(__file__).parents[1] / "models" / "released" / "segmenter"
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(checkpoint.folder, target)
-    size = sum(path.stat().st_size for path in target.iterdir())
-    log.info("released %s: %d weights, %.2f MB", load_checkpoint(target).name, checkpoint.n_parameters, size / 1e6)
-
-
-if __name__ == "__main__":
-    _main()
