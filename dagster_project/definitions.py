@@ -16,6 +16,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of asset checks are a preview in Dagster 1.13
     from atomvision_assets.catalog import assets as catalog
     from atomvision_assets.evaluation import assets as evaluation
+    from atomvision_assets.evaluation import embeddings
     from atomvision_assets.images import assets as images
     from atomvision_assets.models import assets as models
     from atomvision_assets.models import graphs, lattice, reconstruction, segmentation, super_resolution
@@ -32,6 +33,7 @@ ROOMS = (
     segmentation,
     super_resolution,
     reconstruction,
+    embeddings,
     evaluation,
     catalog,
 )

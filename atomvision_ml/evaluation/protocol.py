@@ -108,5 +108,17 @@ PROTOCOLS: dict[str, Protocol] = {
             "probe_accuracy_short": "lattice class read from an eighth of the latent",
         },
     ),
+    "embedding": Protocol(
+        title="Maps of the images",
+        doses_e_per_a2=(None, 1000.0),
+        score="purity",
+        shown_metrics=("purity", "trustworthiness", "silhouette", "purity_shuffled", "purity_source"),
+        labels={
+            "purity": "neighbours of the same lattice",
+            "purity_shuffled": "the same, labels shuffled",
+            "purity_source": "neighbours of the same source",
+        },
+        answers=("evaluation/embeddings",),
+    ),
 }
 assert set(PROTOCOLS) == set(TASKS)

@@ -18,6 +18,7 @@ from torch import nn
 from atomvision_ml.models.components import Components
 
 _SEES_NOISE = 8  # this share of the components, those of least variance, tells the noise
+_OWN_DETAIL = 10  # fine images hold more in those components than the average one, so many times as much
 _LEAST_ERROR = 1e-6
 _FOLD, _BLOCKS = 4, 4
 
@@ -95,7 +96,7 @@ class Autoencoder(nn.Module):
         if latent.shape[1] < self.latent_size:
             return latent.new_zeros(len(latent))
         start = self.latent_size - max(1, self.latent_size // _SEES_NOISE)
-        surplus = (latent[:, start:] ** 2).mean(dim=1) - 3 * self.variances[start:].mean()
+        surplus = (latent[:, start:] ** 2).mean(dim=1) - _OWN_DETAIL * self.variances[start:].mean()
         return surplus.clamp_min(0)
 
     def _scale(self) -> torch.Tensor:

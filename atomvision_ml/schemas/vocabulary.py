@@ -6,7 +6,7 @@ SOURCES = ("prototypes", "jarvis_dft_2d", "c2db", "twodmatpedia")
 BRAVAIS_LATTICES = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
 """The five 2D Bravais lattices, in the order of the published class numbers 0 to 4 (AtomVision, Fig. 6)."""
 
-TASKS = ("lattice", "segmentation", "super_resolution", "reconstruction")
+TASKS = ("lattice", "segmentation", "super_resolution", "reconstruction", "embedding")
 """The learning tasks; the partitions of ``models/training_sets``."""
 
 MODELS = {

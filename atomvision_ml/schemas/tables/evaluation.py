@@ -153,4 +153,47 @@ GALLERY = Table(
     ),
 )
 
-ALL = (HOLDOUT, METRICS, COMPARISONS, GALLERY)
+EMBEDDINGS = Table(
+    key="evaluation/embeddings",
+    description="Maps of the test images in two dimensions, made of pixels, bond angles and network features.",
+    columns=(
+        Column(name="item_id", type=S, description="Item of evaluation.holdout, task `embedding`."),
+        Column(name="model_id", type=S, description="Name of the map, and the version of its network."),
+        Column(
+            name="role",
+            type=S,
+            one_of=("model", "classical", "trivial"),
+            description="Map of network features, of simple features, or random positions.",
+        ),
+        Column(name="x", type=F64, description="Position on the map; without meaning beyond nearness."),
+        Column(name="y", type=F64, description="Position on the map."),
+        Column(name="n_neighbours", type=I32, minimum=1, description="Neighbours that the scores look at."),
+        Column(
+            name="trustworthiness",
+            type=F64,
+            maximum=1,
+            description="The item's share: 1 if its neighbours on the map are its neighbours in the features.",
+        ),
+        Column(
+            name="silhouette",
+            type=F64,
+            minimum=-1,
+            maximum=1,
+            description="Of the item on the map, clusters being the Bravais lattices.",
+        ),
+        Column(
+            name="purity",
+            type=F64,
+            minimum=0,
+            maximum=1,
+            description="Share of its nearest neighbours of other split groups with its Bravais lattice.",
+        ),
+        Column(
+            name="purity_shuffled", type=F64, minimum=0, maximum=1, description="The same with shuffled labels: chance."
+        ),
+        Column(name="purity_source", type=F64, minimum=0, maximum=1, description="The same of the source: a control."),
+        Column(name="blob", type=S, description="Folder of the interactive page index.html."),
+    ),
+)
+
+ALL = (EMBEDDINGS, HOLDOUT, METRICS, COMPARISONS, GALLERY)
