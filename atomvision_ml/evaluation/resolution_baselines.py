@@ -29,6 +29,8 @@ _PROBE_ANGSTROM = 0.5
 _REACH_PER_ANGSTROM = 1.15
 """Highest frequency of the lattice fit: the probe lets exp(−2π²σ²g²) = 0.1 % of it through."""
 _MOST_HARMONICS = 400
+_MOST_VARIANCE = 2.0
+"""Variance of the fine image over that expected of it, above which harmonics were mistaken for each other."""
 _LOW_FREQUENCY = 0.5
 _SEARCHES = tuple(LatticeFinderParameters(largest_index=index, most_harmonics=100 * index) for index in (2, 4))
 """Tried in turn until one explains the image: an eager finder takes aliased reflections for those of a superlattice."""
@@ -154,11 +156,15 @@ def lattice_harmonics(coarse: NDArray[np.floating], fine_pixel_angstrom: float, 
     mean, spread = float(coarse.mean()), float(coarse.std())
     values = np.asarray((coarse - mean) / (spread or 1.0), np.float64)
     noise = noise_variance / (spread**2 or 1.0)
+    most = _MOST_VARIANCE / variance_kept(_PROBE_ANGSTROM, fine_pixel_angstrom)
     for parameters in _SEARCHES:
         fit = _lattice_fit(values, FACTOR * fine_pixel_angstrom, parameters)
-        if fit.pixel_variance <= 2 * noise + _WORST_RESIDUAL:
-            return mean + spread * _synthesised(fit, max(noise, fit.pixel_variance), coarse.shape)
-    raise NoLatticeError(f"the lattice leaves {fit.pixel_variance:.3f} of the image's variance unexplained")
+        fine = _synthesised(fit, max(noise, fit.pixel_variance), coarse.shape)
+        if fit.pixel_variance <= 2 * noise + _WORST_RESIDUAL and fine.var() < most:
+            return mean + spread * fine
+    raise NoLatticeError(
+        f"the lattice leaves {fit.pixel_variance:.3f} of the image's variance unexplained, or invents more"
+    )
 
 
 def _lattice_fit(values: Floats, pixel_size_angstrom: float, parameters: LatticeFinderParameters) -> HarmonicFit:

@@ -28,7 +28,7 @@ class SrganParameters(SuperResolverParameters):
     """The super-resolver's, and those of the further losses; flat and frozen."""
 
     epochs: int = Field(default=3, ge=1, description="Most epochs.")
-    crops_per_epoch: int = Field(default=160, ge=1, description="Training crops in each epoch.")
+    crops_per_epoch: int = Field(default=96, ge=1, description="Training crops in each epoch.")
     learning_rate: float = Field(default=5e-4, gt=0, description="Highest learning rate (AdamW, cosine to zero).")
     content_weight: float = Field(default=1.0, ge=0, description="Weight of the content loss.")
     perceptual_weight: float = Field(default=1.0, ge=0, description="Weight of the distance of features.")
@@ -94,7 +94,7 @@ class SrganLearner(ResolverLearner):
         super().__init__(data, parameters)
         with seeded(parameters.seed, "discriminator"):
             self._discriminator = build_discriminator(parameters.discriminator_width)
-        self.opponents = {"discriminator": Opponent(self._discriminator, self._discriminator_loss)}
+        self.opponents = {"discriminator": Opponent(self._discriminator, self._discriminator_loss, 4.0)}
         self._features = _features(parameters) if parameters.perceptual_weight > 0 else None
         self._generated: torch.Tensor
 
