@@ -120,5 +120,22 @@ PROTOCOLS: dict[str, Protocol] = {
         },
         answers=("evaluation/embeddings",),
     ),
+    "defects": Protocol(
+        title="Defects of damaged sheets",
+        doses_e_per_a2=(None, 1000.0, 300.0, 100.0),
+        rule=PromotionRule(metric="f1", slice="all|1000", margin=0.05),
+        score="f1",
+        shown_metrics=(
+            "f1",
+            "precision_vacancy",
+            "recall_vacancy",
+            "precision_substitution",
+            "recall_substitution",
+            "precision_strain",
+            "recall_strain",
+            "f1_located",
+        ),
+        labels={"f1": "F1 of all defects", "f1_located": "F1 of points, kind left open"},
+    ),
 }
 assert set(PROTOCOLS) == set(TASKS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atomvision_ml.models.specs import lattice, lattice_graph, reconstruction, segmentation, super_resolution
+from atomvision_ml.models.specs import defects, lattice, lattice_graph, reconstruction, segmentation, super_resolution
 from atomvision_ml.models.specs.spec import ModelSpec, resolve
 from atomvision_ml.schemas.vocabulary import MODELS
 
@@ -19,6 +19,7 @@ _SPECS: tuple[ModelSpec, ...] = (
     *segmentation.SPECS,
     *super_resolution.SPECS,
     *reconstruction.SPECS,
+    *defects.SPECS,
 )
 _BY_NAME = {spec.name: spec for spec in _SPECS}
 assert {spec.name: spec.task for spec in _SPECS} == MODELS

@@ -6,7 +6,7 @@ SOURCES = ("prototypes", "jarvis_dft_2d", "c2db", "twodmatpedia")
 BRAVAIS_LATTICES = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
 """The five 2D Bravais lattices, in the order of the published class numbers 0 to 4 (AtomVision, Fig. 6)."""
 
-TASKS = ("lattice", "segmentation", "super_resolution", "reconstruction", "embedding")
+TASKS = ("lattice", "segmentation", "super_resolution", "reconstruction", "embedding", "defects")
 """The learning tasks; the partitions of ``models/training_sets``."""
 
 MODELS = {
@@ -18,6 +18,7 @@ MODELS = {
     "srgan": "super_resolution",
     "autoencoder": "reconstruction",
     "conv_autoencoder": "reconstruction",
+    "defect_finder": "defects",
 }
 """The registered models and the task of each; every one has the tables ``models/<name>`` and ``predictions/<name>``."""
 

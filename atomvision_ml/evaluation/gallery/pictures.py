@@ -176,6 +176,37 @@ def overlay_picture(
     return _png(figure)
 
 
+def defects_picture(
+    image: ArrayLike,
+    pixel_size_angstrom: float,
+    found: Sequence[Mapping[str, Any]],
+    truth: Sequence[Mapping[str, Any]] = (),
+) -> bytes:
+    """The image with found defects (orange) in true ones (green, larger): ○ vacancy, □ substitution, dashed: strain.
+
+    Args:
+        image: [y, x].
+        pixel_size_angstrom: edge of a pixel in Å.
+        found, truth: kind, x_angstrom, y_angstrom; a true strained region has its radius_angstrom too.
+    """
+    from matplotlib.patches import Circle
+
+    values = np.asarray(image, float)
+    figure, axis = _canvas(values.shape[1] * pixel_size_angstrom)
+    _show(axis, values, pixel_size_angstrom)
+    for defects, color, size in ((truth, _TRUE, 13), (found, _FOUND, 8)):
+        for defect in defects:
+            place = (defect["x_angstrom"], defect["y_angstrom"])
+            if defect["kind"] == "strain":
+                radius = defect.get("radius_angstrom") or 3.0
+                axis.add_patch(Circle(place, radius, fill=False, ec=color, ls="--", lw=1.4))
+            else:
+                marker = "o" if defect["kind"] == "vacancy" else "s"
+                axis.plot(*place, ls="", marker=marker, mfc="none", mec=color, ms=size, mew=1.5)
+    _scale_bar(axis, values.shape, pixel_size_angstrom)
+    return _png(figure)
+
+
 def _canvas(field_angstrom: float | None) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 

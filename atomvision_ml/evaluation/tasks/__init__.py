@@ -14,7 +14,7 @@ import polars as pl
 from atomvision_ml.evaluation.gallery.entries import GalleryContext
 from atomvision_ml.evaluation.judging import Row
 from atomvision_ml.evaluation.sums import Evaluate, Figures
-from atomvision_ml.evaluation.tasks import embedding, lattice, reconstruction, segmentation, super_resolution
+from atomvision_ml.evaluation.tasks import defects, embedding, lattice, reconstruction, segmentation, super_resolution
 
 
 @dataclass(frozen=True)
@@ -45,4 +45,5 @@ TASKS = {
     ),
     "reconstruction": Task(reconstruction.sums, reconstruction.draw),
     "embedding": Task(embedding.sums, embedding.draw),
+    "defects": Task(defects.sums, defects.draw),
 }
