@@ -44,10 +44,13 @@ class LatticeGraphParameters(TrainingParameters):
     )
     width: int = Field(default=32, ge=4, description="Hidden features of nodes, edges and pairs of edges.")
     bond_layers: int = Field(default=1, ge=0, description="ALIGNN layers on the bonds; 0 = no such tower.")
-    bond_convolutions: int = Field(default=2, ge=0, description="Edge-gated convolutions after them.")
+    bond_convolutions: int = Field(default=1, ge=0, description="Edge-gated convolutions after them.")
+    bond_dropout: float = Field(
+        default=0.7, ge=0, lt=1, description="Share of training graphs of which the bonds are not heard."
+    )
     repeat_layers: int = Field(default=1, ge=0, description="ALIGNN layers on the repeats; 0 = no such tower.")
     backend: Backend = Field(default="auto", description="Graph operations: dgl, torch, or auto.")
-    training_atoms: int = Field(default=24, ge=4, description="Atoms of a training patch of bonds.")
+    training_atoms: int = Field(default=20, ge=4, description="Atoms of a training patch of bonds.")
     training_repeats: int = Field(default=4, ge=1, description="Atoms whose repeats a training patch has.")
     patches: int = Field(default=2, ge=1, description="Patches of each training scene.")
     scenes_per_epoch: int = Field(default=512, ge=1, description="Training scenes in each epoch.")
@@ -109,6 +112,7 @@ def build_network(parameters: LatticeGraphParameters) -> torch.nn.Module:
             width=parameters.width,
             bond_layers=parameters.bond_layers,
             bond_convolutions=parameters.bond_convolutions,
+            bond_dropout=parameters.bond_dropout,
             repeat_layers=parameters.repeat_layers,
             classes=len(BRAVAIS_LATTICES),
         )

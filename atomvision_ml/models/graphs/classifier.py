@@ -131,10 +131,12 @@ class GraphClassifier(nn.Module):
         width: int,
         bond_layers: int,
         bond_convolutions: int,
+        bond_dropout: float,
         repeat_layers: int,
         classes: int,
     ) -> None:
         super().__init__()
+        self.bond_dropout = bond_dropout
         self.bonds = Tower(ops, BondFeatures(width), width, bond_layers, bond_convolutions) if bond_layers else None
         self.repeats = Tower(ops, RepeatFeatures(width), width, repeat_layers, 0) if repeat_layers else None
         n_towers = (self.bonds is not None) + (self.repeats is not None)
@@ -142,9 +144,14 @@ class GraphClassifier(nn.Module):
 
     def forward(self, batch: GraphBatch) -> torch.Tensor:
         """Log-odds (n, classes)."""
-        said = [
-            tower(parts)
-            for tower, parts in ((self.bonds, batch.bonds), (self.repeats, batch.repeats))
-            if tower is not None
-        ]
+        said = [] if self.bonds is None else [self.bonds(batch.bonds)]
+        if self.repeats is not None:
+            said = [self._now_and_then(each) for each in said] + [self.repeats(batch.repeats)]
         return self.decide(torch.cat(said, dim=1))
+
+    def _now_and_then(self, said: torch.Tensor) -> torch.Tensor:
+        """In training some graphs' bonds are not heard: they tell prototypes rather than lattices."""
+        if not self.training:
+            return said
+        is_heard = torch.rand(len(said), 1, device=said.device) >= self.bond_dropout
+        return said * is_heard / (1 - self.bond_dropout)
