@@ -26,7 +26,8 @@ from rich.text import Text
 
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.store import SKIP_UNCHANGED_TAG, Store
-from atomvision_ml.schemas.vocabulary import SOURCES
+from atomvision_ml.evaluation.protocol import PROTOCOLS
+from atomvision_ml.schemas.vocabulary import MODELS, SOURCES
 from atomvision_ml.settings import settings
 from atomvision_ml.storage.keys import CATALOG_WAREHOUSE
 from dagster_project import jobs
@@ -267,7 +268,7 @@ class Page:
         from atomvision_ml.catalog.warehouse import snapshot
 
         with snapshot(lake) as connection:
-            if rows := connection.execute(_LEADERBOARD).fetchall():
+            if rows := connection.execute(_headlines()).fetchall():
                 self.console.print(_leaderboard(rows))
         for path in _gallery(lake):
             self.console.print(f"Pictures: {path}", soft_wrap=True)
@@ -297,12 +298,20 @@ class _ProgressHandler(logging.Handler):
             self._console.print(f"  {record.getMessage()}", soft_wrap=True)
 
 
-_LEADERBOARD = """
-SELECT model, slice, metric, value, low, high, baseline FROM evaluation.leaderboard
-WHERE metric IN ('macro_f1', 'accuracy', 'iou', 'pixel_accuracy') AND model IN ('lattice_finder', 'segmenter')
-    AND slice LIKE 'all|%'
-ORDER BY model, metric, TRY_CAST(split_part(slice, '|', 2) AS DOUBLE) DESC NULLS FIRST
-"""
+def _headlines() -> str:
+    """The query for one figure of each model: the one that decides in its task."""
+    chosen = [(task, *protocol.headline) for task, protocol in PROTOCOLS.items()]
+    values = ", ".join(
+        f"('{task}', '{metric}', '{where}', {number})" for number, (task, metric, where) in enumerate(chosen)
+    )
+    models = ", ".join(f"'{name}'" for name in MODELS)
+    return f"""
+        SELECT board.model, board.slice, board.metric, board.value, board.low, board.high, board.baseline
+        FROM evaluation.leaderboard AS board
+        JOIN (VALUES {values}) AS headline(task, metric, slice, number) USING (task, metric, slice)
+        WHERE board.model IN ({models}) OR board.model IN (SELECT model FROM evaluation.metrics WHERE role = 'model')
+        ORDER BY headline.number, board.model"""
+
 
 _NEXT = """
 Next:
@@ -312,7 +321,7 @@ Next:
 
 
 def _leaderboard(rows: list[tuple[Any, ...]]) -> Table:
-    title = "Results on the frozen hold-out (evaluation.leaderboard)"
+    title = "Results on the frozen hold-out; all figures are in evaluation.leaderboard"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("model", "slice", "metric"):
         table.add_column(name, no_wrap=True)

@@ -18,9 +18,13 @@ from rich.console import Console
 
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.store import Store
-from atomvision_ml.schemas.tables import TABLES
+from atomvision_ml.catalog.warehouse import snapshot
+from atomvision_ml.evaluation.protocol import PROTOCOLS
+from atomvision_ml.models.registry import model_names
+from atomvision_ml.schemas.tables import TABLES, table
 from atomvision_ml.schemas.vocabulary import MODELS, SOURCES, TASKS
 from atomvision_ml.settings import Settings
+from atomvision_ml.storage.lake import Version
 from dagster_project.definitions import build_definitions
 from dagster_project.run import (
     PROCESS_TAG,
@@ -30,6 +34,7 @@ from dagster_project.run import (
     Size,
     State,
     Step,
+    _headlines,
     _leaderboard,
     end_killed_runs,
     plan,
@@ -164,6 +169,28 @@ def test_table_of_results_fits_a_terminal_of_80_columns() -> None:
     Console(file=out, width=80).print(_leaderboard([row]))
     assert "0.988   0.912 – 0.998" in out.getvalue()
     assert "…" not in out.getvalue()
+
+
+def test_one_figure_of_each_model_is_shown(tmp_path: Path) -> None:
+    lake = Store(root=str(tmp_path / "root")).lake
+    rows = []
+    for task, protocol in PROTOCOLS.items():
+        metric, where = protocol.headline
+        methods = [(name, "model") for name in model_names(task)] or [("map", "model")]
+        for number, (name, role) in enumerate([*methods, ("peaks", "classical"), ("majority", "trivial")]):
+            for slice_ in (where, "elsewhere|1000"):
+                rows.append(
+                    {
+                        "task": task, "model": name, "model_id": name, "role": role, "size": "demo", "seed": 0,
+                        "slice": slice_, "metric": metric, "value": 0.1 * number, "low": 0.0, "high": 1.0, "n_items": 9,
+                    }
+                )  # fmt: skip
+    lake.publish("evaluation/metrics", table("evaluation/metrics").from_rows(rows), version=Version(code_version="1"))
+    with snapshot(lake) as connection:
+        shown = connection.execute(_headlines()).fetchall()
+    assert {model for model, *_ in shown} >= set(MODELS)
+    assert not {"peaks", "majority"} & {model for model, *_ in shown}
+    assert len(shown) == len(MODELS) + sum(not model_names(task) for task in PROTOCOLS)
 
 
 def test_home_that_is_not_set_is_explained(tmp_path: Path) -> None:
