@@ -5,8 +5,10 @@ Belongs here: the rule and its tuning on the train split, for each dose by itsel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,9 +29,29 @@ RULES = tuple(product((0.2, 0.3, 0.45, 0.6), (1.2, 1.4, 1.7)))
 
 _LEAST_LEVEL_SHARE = 0.12
 _BORDER_ANGSTROM = 1.5
+_LEAST_ATOMS = 8
 
 
-def plain_defects(atoms: Floats, field_angstrom: float, deviation: float, gap: float) -> list[FoundDefect]:
+@dataclass(frozen=True)
+class Evidence:
+    """What the rules look at: atoms (n, 3) x, y, response; changes (n,); gap centres (m, 2) and their sizes (m,)."""
+
+    atoms: Floats
+    changes: Floats
+    gaps: Floats
+    sizes: Floats
+
+    @classmethod
+    def of(cls, atoms: Floats) -> Evidence:
+        """Changes against the nearest level; gaps in units of the usual one."""
+        if len(atoms) < _LEAST_ATOMS:
+            return cls(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 2)), np.zeros(0))
+        levels = _levels(atoms[:, 2])
+        level = levels[np.abs(atoms[:, 2, None] / levels - 1).argmin(axis=1)]
+        return cls(atoms, atoms[:, 2] / level - 1, *_gaps(atoms[:, :2]))
+
+
+def plain_defects(evidence: Evidence, field_angstrom: float, deviation: float, gap: float) -> list[FoundDefect]:
     """Defects by thresholds alone.
 
     Levels are the maxima of the density of responses that hold at least 12 % of the atoms; an atom that deviates from
@@ -37,22 +59,21 @@ def plain_defects(atoms: Floats, field_angstrom: float, deviation: float, gap: f
     none inside that is larger than usual (the 90 % quantile) is a missing atom. Strain is not looked for.
 
     Args:
-        atoms: (n, 3) x and y in Å, response.
+        evidence: of Laplacian-of-Gaussian atoms.
         field_angstrom: largest x and y of the field.
         deviation: from its level, as a share of it.
         gap: radius of a gap over the usual radius.
     """
-    if len(atoms) < 8:
-        return []
-    levels = _levels(atoms[:, 2])
-    level = levels[np.abs(atoms[:, 2, None] / levels - 1).argmin(axis=1)]
-    change = atoms[:, 2] / level - 1
+    damaged = np.abs(evidence.changes) > deviation
     found = [
         FoundDefect("vacancy" if share < 0 else "substitution", float(x), float(y), float(share), 0.0, float("nan"))
-        for (x, y, _), share in zip(atoms, change, strict=True)
-        if abs(share) > deviation
+        for (x, y, _), share in zip(evidence.atoms[damaged], evidence.changes[damaged], strict=True)
     ]
-    found += [FoundDefect("vacancy", x, y, -1.0, 0.0, float("nan")) for x, y in _gaps(atoms[:, :2], gap).tolist()]
+    kept: list[Floats] = []
+    for centre in evidence.gaps[evidence.sizes > gap]:
+        if all(np.hypot(*(centre - other)) >= 1.0 for other in kept):
+            kept.append(centre)
+    found += [FoundDefect("vacancy", float(x), float(y), -1.0, 0.0, float("nan")) for x, y in kept]
     far = field_angstrom - _BORDER_ANGSTROM
     return [
         defect for defect in found if all(_BORDER_ANGSTROM <= v <= far for v in (defect.x_angstrom, defect.y_angstrom))
@@ -61,8 +82,8 @@ def plain_defects(atoms: Floats, field_angstrom: float, deviation: float, gap: f
 
 def tune_defects(
     training_set: pl.DataFrame,
-    expose: Callable[[dict, float | None], tuple[NDArray[np.float32], float]],
-    score: Callable[[dict, Sequence[FoundDefect]], float],
+    expose: Callable[[Mapping[str, Any], float | None], tuple[NDArray[np.float32], float]],
+    score: Callable[[Mapping[str, Any], Sequence[FoundDefect]], float],
     doses: Sequence[float | None],
     *,
     maximum_images: int = 8,
@@ -89,9 +110,9 @@ def tune_defects(
         for row in rows:
             image, pixel = expose(row, dose)
             for share in SHARES:
-                atoms = laplacian_of_gaussian_atoms(image, pixel, relative_threshold=share)
+                evidence = Evidence.of(laplacian_of_gaussian_atoms(image, pixel, relative_threshold=share))
                 for rule in RULES:
-                    found = plain_defects(atoms, (image.shape[0] - 1) * pixel, *rule)
+                    found = plain_defects(evidence, (image.shape[0] - 1) * pixel, *rule)
                     total[share, *rule] = total.get((share, *rule), 0.0) + score(row, found)
         chosen[dose] = max(total, key=lambda setting: total[setting])
     return chosen
@@ -109,30 +130,25 @@ def _levels(responses: Floats) -> Floats:
     return np.exp(kept if len(kept) else np.array([np.median(logs)]))
 
 
-def _gaps(positions: Floats, gap: float) -> Floats:
-    """Centres (m, 2) of circles through three atoms with none inside, larger than usual; no two closer than 1 Å."""
+def _gaps(positions: Floats) -> tuple[Floats, Floats]:
+    """Circles through three atoms with none inside: centres (m, 2), radii (m,) over the usual one, largest first."""
     from scipy.spatial import Delaunay, QhullError
 
+    nothing = np.zeros((0, 2)), np.zeros(0)
     try:
         corners = positions[Delaunay(positions).simplices]
     except QhullError:
-        return np.zeros((0, 2))
+        return nothing
     a, b, c = corners[:, 0], corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     double = 2 * (b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0])
     sane = np.abs(double) > 1e-6
-    b2, c2, double = (b[sane] ** 2).sum(axis=1), (c[sane] ** 2).sum(axis=1), double[sane]
-    b, c = b[sane], c[sane]
+    a, b, c, double = a[sane], b[sane], c[sane], double[sane]
+    b2, c2 = (b**2).sum(axis=1), (c**2).sum(axis=1)
     offset = np.stack([c[:, 1] * b2 - b[:, 1] * c2, b[:, 0] * c2 - c[:, 0] * b2], axis=1) / double[:, None]
-    radius, centres = np.hypot(*offset.T), a[sane] + offset
-    low, high = positions.min(axis=0), positions.max(axis=0)
-    inside = ((centres >= low) & (centres <= high)).all(axis=1)
+    radius, centres = np.hypot(*offset.T), a + offset
+    inside = ((centres >= positions.min(axis=0)) & (centres <= positions.max(axis=0))).all(axis=1)
     if not inside.any():
-        return np.zeros((0, 2))
-    usual = np.quantile(radius[inside], 0.9)
-    kept: list[Floats] = []
-    for n in np.argsort(-radius):
-        if radius[n] <= gap * usual:
-            break
-        if inside[n] and all(np.hypot(*(centres[n] - other)) >= 1.0 for other in kept):
-            kept.append(centres[n])
-    return np.array(kept).reshape(-1, 2)
+        return nothing
+    centres, radius = centres[inside], radius[inside]
+    order = np.argsort(-radius)
+    return centres[order], radius[order] / np.quantile(radius, 0.9)

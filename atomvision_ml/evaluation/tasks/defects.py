@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from atomvision_ml.evaluation.defect_baselines import Setting, plain_defects, tune_defects
+from atomvision_ml.evaluation.defect_baselines import Evidence, Setting, plain_defects, tune_defects
 from atomvision_ml.evaluation.gallery import pictures
 from atomvision_ml.evaluation.gallery.entries import GalleryContext, add_picture, entry_head, method_name
 from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob, expose, noise_seed
@@ -126,7 +126,9 @@ def _judge(
     atoms = laplacian_of_gaussian_atoms(image, pixel, relative_threshold=share)
     return [
         judged(model_id, "model", _found(row, image, pixel, parameters)),
-        judged("intensity_threshold", "classical", plain_defects(atoms, (image.shape[0] - 1) * pixel, *rule)),
+        judged(
+            "intensity_threshold", "classical", plain_defects(Evidence.of(atoms), (image.shape[0] - 1) * pixel, *rule)
+        ),
         judged("no_defects", "trivial", ()),
     ]
 
