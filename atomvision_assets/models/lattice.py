@@ -10,6 +10,7 @@ from atomvision_assets.models.factory import ModelAssets, Size, model_assets, pr
 from atomvision_assets.store import Work
 from atomvision_ml.models.lattice_cnn import LatticeCnnParameters
 from atomvision_ml.models.lattice_finder import LatticeFinderParameters
+from atomvision_ml.models.lattice_fusion import LatticeFusionParameters
 from atomvision_ml.settings import settings
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from atomvision_ml.models.checkpoint import Checkpoint
+
+
+_LATTICE_CNN = "models/lattice_cnn"
 
 
 class LatticeFinderConfig(dg.Config, LatticeFinderParameters):
@@ -74,6 +78,32 @@ def _train_lattice_cnn(work: Work, training_set: "pl.DataFrame", parameters: dic
     )
 
 
+class LatticeFusionConfig(dg.Config, LatticeFusionParameters):
+    """Parameters of the fused lattice model and of its training."""
+
+    size: Size = Field(
+        default=settings().size, description="Size of the graph; full trains longer where the defaults are left."
+    )
+
+
+def _train_lattice_fusion(work: Work, training_set: "pl.DataFrame", parameters: dict[str, Any]) -> "Checkpoint":
+    """The head on top of the published lattice network, whose weights become part of the checkpoint."""
+    from atomvision_ml.models.lattice_fusion_training import train_lattice_fusion
+
+    (network,) = work.scan(_LATTICE_CNN).filter("is_checkpoint").collect().to_dicts()
+    return train_lattice_fusion(
+        training_set,
+        work.lake.blob,
+        LatticeFusionParameters(**parameters),
+        cnn=work.lake.blob(network["blob"]),
+        scratch=work.scratch(),
+        progress=work.progress,
+        device=settings().device,
+        data_versions=work.inputs,
+        processes=processes(),
+    )
+
+
 def _predict_by_network(
     work: Work, holdout: "pl.DataFrame", training_set: "pl.DataFrame", model_id: str, checkpoint: Path
 ) -> "pa.Table":
@@ -111,6 +141,20 @@ lattice_cnn, predictions_lattice_cnn = model_assets(
         prediction_code_version="1",
         kinds={"pytorch", "parquet"},
         is_gpu=True,
-        full={"epochs": 12, "scenes_per_epoch": 1600, "validation_images": 400},
+        full={"epochs": 10, "scenes_per_epoch": 1600, "validation_images": 400, "pseudo_centred_fraction": 0.4},
+    )
+)
+
+lattice_fusion, predictions_lattice_fusion = model_assets(
+    ModelAssets(
+        name="lattice_fusion",
+        config=LatticeFusionConfig,
+        train=_train_lattice_fusion,
+        predict=_predict_by_network,
+        code_version="1",
+        prediction_code_version="1",
+        kinds={"pytorch", "scipy", "parquet"},
+        full={"scenes": 4000, "validation_images": 400},
+        train_deps=(_LATTICE_CNN,),
     )
 )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.models.checkpoint import WEIGHTS, CheckpointError, find_checkpoint, load_checkpoint
 from atomvision_ml.models.lattice_inputs import ANGLES, CHANNELS, Inputs, field_of_view, network_input
@@ -36,11 +36,11 @@ MODEL_NAME = "lattice_cnn"
 N_CLASSES = len(BRAVAIS_LATTICES)
 
 
-class LatticeCnnParameters(TrainingParameters, LatticeSceneParameters):
-    """Network, training scenes and training of the lattice network; flat and frozen."""
+class LatticeNetworkParameters(BaseModel):
+    """Form of the network; flat and frozen."""
 
-    epochs: int = Field(default=4, ge=1, description="Most epochs.")
-    batch_size: int = Field(default=32, ge=2, description="Images in a batch.")
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     architecture: Literal["compact", "densenet121"] = Field(
         default="compact", description="A small residual network, or torchvision's DenseNet-121 as in the paper."
     )
@@ -48,8 +48,15 @@ class LatticeCnnParameters(TrainingParameters, LatticeSceneParameters):
     width: int = Field(default=32, ge=4, description="Channels of the compact network's first layer.")
     embedding_size: int = Field(default=64, ge=4, description="Features before the last layer.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of features dropped in training.")
-    scenes_per_epoch: int = Field(default=320, ge=1, description="Training scenes drawn for each epoch.")
-    repeats: int = Field(default=3, ge=1, description="Times that each scene is shown in its epoch, mirrored or not.")
+
+
+class LatticeCnnParameters(TrainingParameters, LatticeSceneParameters, LatticeNetworkParameters):
+    """Network, training scenes and training of the lattice network; flat and frozen."""
+
+    epochs: int = Field(default=4, ge=1, description="Most epochs.")
+    batch_size: int = Field(default=32, ge=2, description="Images in a batch.")
+    scenes_per_epoch: int = Field(default=256, ge=1, description="Training scenes drawn for each epoch.")
+    repeats: int = Field(default=2, ge=1, description="Times that each scene is shown in its epoch, mirrored or not.")
     validation_images: int = Field(default=80, ge=1, description="Most images of the validation split that are used.")
 
 

@@ -125,7 +125,6 @@ class LatticeEvidence:
         strains: strain (fraction) that makes the cell each class.
         strain_sigmas: standard uncertainty of the strain to each class above oblique.
         resolution_elements: area of the reciprocal cell in resolution elements of the field.
-        noise_share: residual variance of the fit over the variance of the image.
         alternatives: superlattices that could not be excluded.
         parents: lattices that lack some of the reflections found, by index up to 4.
     """
@@ -134,7 +133,6 @@ class LatticeEvidence:
     strains: dict[str, float]
     strain_sigmas: dict[str, float]
     resolution_elements: float
-    noise_share: float
     alternatives: tuple[OtherLattice, ...]
     parents: tuple[OtherLattice, ...]
 
@@ -178,7 +176,6 @@ def examine_lattice(
         strains=class_strains(cell),
         strain_sigmas=strain_sigmas(cell, covariance),
         resolution_elements=_resolution_elements(refined.fit),
-        noise_share=refined.fit.pixel_variance,
         alternatives=tuple(OtherLattice(classify_cell(other, tolerance).name, odds) for odds, other in others),
         parents=tuple(_parents(refined.fit, tolerance)),
     )

@@ -12,6 +12,7 @@ TASKS = ("lattice", "segmentation", "super_resolution", "reconstruction", "embed
 MODELS = {
     "lattice_finder": "lattice",
     "lattice_cnn": "lattice",
+    "lattice_fusion": "lattice",
     "lattice_graph": "lattice",
     "segmenter": "segmentation",
     "super_resolver": "super_resolution",

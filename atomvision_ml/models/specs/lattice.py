@@ -35,4 +35,19 @@ SPECS = (
             "Five to twenty periods in the field; it knows no answer for images without a lattice.",
         ),
     ),
+    ModelSpec(
+        name="lattice_fusion",
+        task="lattice",
+        kind="network",
+        parameters_path="atomvision_ml.models.lattice_fusion:LatticeFusionParameters",
+        build_path="atomvision_ml.models.lattice_fusion:build_fusion",
+        predict_path="atomvision_ml.models.lattice_fusion:fuse_lattice",
+        description="Evidence of the lattice finder and features of the lattice network under one small head.",
+        intended_use="Bravais lattice and vectors in HAADF-STEM images of one crystalline monolayer, from 100 e/Å² up.",
+        limits=(
+            "Vectors are the lattice finder's and may belong to another class than the one answered.",
+            "Trained on simulated images in the convolution approximation only, with a probe of about σ = 0.5 Å.",
+            "One lattice in the field; some five to twenty periods.",
+        ),
+    ),
 )
