@@ -15,12 +15,19 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     sources: Annotated[Path | None, typer.Option(help="Folder of the databases; default: ATOMVISION_SOURCES.")] = None,
 ) -> None:
-    """Measure speed against jarvis-tools' STEMConv on the same structures in the same run, on one core."""
+    """Measure images against jarvis-tools' STEMConv, graphs against the published route, and both graph backends.
+
+    Same structures, same run, one core.
+    """
+    from itertools import chain
+
     from atomvision_ml.images.benchmark import benchmark_rows
+    from atomvision_ml.models.graphs.benchmark import graph_benchmark_rows
     from atomvision_ml.settings import settings
 
-    rows = []
-    for row in benchmark_rows(sources or settings().sources, n_structures=structures, has_whole_set=whole_set):
+    chosen, rows = sources or settings().sources, []
+    graphs = graph_benchmark_rows(chosen, n_structures=structures)
+    for row in chain(graphs, benchmark_rows(chosen, n_structures=structures, has_whole_set=whole_set)):
         rows.append(row)
         if as_json:
             typer.echo(json.dumps(row))

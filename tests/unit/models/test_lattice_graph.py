@@ -205,3 +205,17 @@ def test_the_published_features_alone_make_a_network():
     assert network.repeats is None
     with pytest.raises(ValueError, match="needs bond_layers or repeat_layers"):
         create_model("lattice_graph", repeat_layers=0, bond_layers=0)
+
+
+def test_the_published_route_and_both_backends_are_measured():
+    pytest.importorskip("networkx")
+    from atomvision_ml.models.graphs.benchmark import graph_benchmark_rows, published_graph
+
+    rows = list(graph_benchmark_rows(None, n_structures=3))
+    assert [row["benchmark"] for row in rows[:2]] == ["atom_graphs", "atom_graphs_bonds_only"]
+    assert all(row["ratio"] > 3 for row in rows[:2])
+    assert {row["backend"] for row in rows[2:]} >= {"torch"}
+    assert all(row["graphs_per_s"] > 1 for row in rows[2:])
+    graph = published_graph(render_batch([SQUARE], [View(0.1, 128, 12.0)])[0])
+    assert graph.number_of_nodes() > 4
+    assert graph.number_of_edges() > 4
