@@ -223,7 +223,7 @@ def _scored(found: Map, rows: Sequence[Row], parameters: EmbeddingParameters) ->
         "trustworthiness": trustworthiness_of(found.features, found.positions, count),
         "silhouette": silhouette_samples(found.positions, classes) if is_divided else np.zeros(len(rows)),
         "purity": purity_of(found.positions, classes, groups, count),
-        "purity_shuffled": purity_of(found.positions, shuffled, groups, count),
+        "purity_shuffled": purity_of(found.positions, shuffled.tolist(), groups, count),
         "purity_source": purity_of(found.positions, [row["source"] for row in rows], groups, count),
     }
     return [
@@ -260,9 +260,10 @@ def _segmenter_features(rows: Sequence[Row], reader: ItemReader, folder: Path) -
 
     loaded = load_segmenter(folder)
     loaded = replace(loaded, parameters=loaded.parameters.model_copy(update={"views": 1}))
+    encoder = loaded.network.get_submodule("unet.encoder")
     features = []
     for row in rows:
-        with captured(loaded.network.unet.encoder) as outputs:
+        with captured(encoder) as outputs:
             loaded.probability(reader.image(row), row["pixel_size_angstrom"])
         features.append(np.concatenate(outputs).mean(axis=0))
     return np.stack(features)

@@ -45,6 +45,8 @@ class Autoencoder(nn.Module):
         self.register_buffer("middle", torch.zeros(size_px**2))
         self.register_buffer("variances", torch.ones(latent_size))
         self.register_buffer("total_variance", torch.tensor(float(latent_size)))
+        self.before: nn.Module
+        self.after: nn.Module
         if is_convolutional:
             self.before, self.after = _ImageCorrection(width), _ImageCorrection(width)
         else:

@@ -110,10 +110,11 @@ class AutoencoderLearner:
 
     def __init__(self, data: TrainingData, parameters: AutoencoderParameters) -> None:
         self.parameters = parameters
-        self.network = build_network(parameters)
+        network = build_network(parameters)
+        self.network: torch.nn.Module = network
         self._train = SceneLibrary(data.rows("train"), data.open_blob)
         fields = component_fields(self._train, parameters)
-        self.network.begin_with(fit_components(fields, parameters.latent_size, parameters.seed))
+        network.begin_with(fit_components(fields, parameters.latent_size, parameters.seed))
         rows = sorted(data.rows("val"), key=lambda row: stable_seed(row["item_id"]))[: parameters.validation_images]
         library = SceneLibrary(rows, data.open_blob)
         projections, names = (
@@ -200,7 +201,7 @@ def draw_fields(
             some = rows[start : start + _DRAWN_AT_ONCE]
             scenes = draw_scenes([library.projection(int(row)) for row in some], ranges, random)
             parts.append(_normalised(scenes))
-    return Fields(*(np.concatenate(some) for some in zip(*parts, strict=True)), rows)
+    return _together(parts, rows)
 
 
 def item_fields(
@@ -212,7 +213,12 @@ def item_fields(
     for projection, image_id in zip(projections, image_ids, strict=True):
         random = np.random.default_rng(stable_seed("field", image_id))
         parts.append(_normalised(draw_scenes([projection], ranges, random)))
-    return Fields(*(np.concatenate(some) for some in zip(*parts, strict=True)), np.arange(len(parts)))
+    return _together(parts, np.arange(len(parts)))
+
+
+def _together(parts: Sequence[tuple[Floats, Floats, NDArray[np.float64]]], rows: NDArray[np.int64]) -> Fields:
+    seen, clean, noise = zip(*parts, strict=True)
+    return Fields(np.concatenate(seen), np.concatenate(clean), np.concatenate(noise), rows)
 
 
 def _normalised(scenes: Scenes) -> tuple[Floats, Floats, NDArray[np.float64]]:

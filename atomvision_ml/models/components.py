@@ -35,7 +35,8 @@ class Components:
 
     def encode(self, fields: Floats, size: int) -> Floats:
         """Coefficients (n, size) of fields (n, y, x)."""
-        return (fields.reshape(len(fields), -1) - self.middle) @ self.components[:size].T
+        flat: Floats = (fields.reshape(len(fields), -1) - self.middle).astype(np.float32)
+        return flat @ self.components[:size].T
 
     def decode(self, latent: Floats, noise: NDArray[np.float64] | None = None) -> Floats:
         """Fields (n, y, x) of coefficients (n, size).
