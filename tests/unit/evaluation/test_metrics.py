@@ -58,23 +58,63 @@ def test_figures_equal_those_of_scikit_learn():
     table("evaluation/metrics").from_rows(rows)
 
 
+@pytest.fixture(scope="module")
+def torchmetrics():
+    from atomvision_ml.models._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    from torchmetrics.functional import classification
+
+    return classification
+
+
 @pytest.mark.parametrize("seed", [0, 1])
-def test_balanced_accuracy_and_calibration_equal_their_definitions(seed):
-    """Beside scikit-learn's balanced accuracy and the calibration error of Guo et al. (2017) by histogram."""
+def test_figures_equal_those_of_torchmetrics(torchmetrics, seed):
+    import torch
+
     predictions, holdout = lattice_frames(n=400, seed=seed)
-    predictions = predictions.with_columns(
-        lattice=pl.Series([CLASSES[int(np.argmax(scores))] for scores in predictions["probabilities"]])
-    )
+    scores = np.array(predictions["probabilities"].to_list())
+    predictions = predictions.with_columns(lattice=pl.Series([CLASSES[i] for i in scores.argmax(axis=1)]))
     figures = figures_of(predictions.join(holdout, on="item_id"), MetricParameters(resamples=0))
+    given = torch.tensor(scores), torch.tensor([CLASSES.index(name) for name in holdout["bravais_lattice"]])
+    expected = {
+        "accuracy": torchmetrics.multiclass_accuracy(*given, num_classes=5, average="micro"),
+        "balanced_accuracy": torchmetrics.multiclass_accuracy(*given, num_classes=5, average="macro"),
+        "macro_f1": torchmetrics.multiclass_f1_score(*given, num_classes=5, average="macro"),
+        "ece": torchmetrics.multiclass_calibration_error(*given, num_classes=5, n_bins=10, norm="l1"),
+    }
+    for name, value in expected.items():
+        assert figures[name]["value"] == pytest.approx(float(value), abs=1e-6), name
     truth, answer = holdout["bravais_lattice"].to_list(), predictions["lattice"].to_list()
-    expected = reference.balanced_accuracy_score(truth, answer)
-    assert figures["balanced_accuracy"]["value"] == pytest.approx(expected)
-    top = np.array([max(scores) for scores in predictions["probabilities"]])
-    right = np.array(truth) == np.array(answer)
-    edges = np.linspace(0, 1, 11)
-    count, right_sum, top_sum = (np.histogram(top, edges, weights=w)[0] for w in (None, right.astype(float), top))
-    gaps = np.abs(right_sum - top_sum)[count > 0].sum() / len(top)
-    assert figures["ece"]["value"] == pytest.approx(gaps)
+    assert figures["balanced_accuracy"]["value"] == pytest.approx(reference.balanced_accuracy_score(truth, answer))
+
+
+def test_areas_equal_those_of_torchmetrics(torchmetrics):
+    import torch
+
+    random = np.random.default_rng(0)
+    truth, found = random.random((6, 20, 20)) < 0.3, random.random((6, 20, 20)) < 0.4
+    n_pixels = {
+        "n_true_positive": truth & found,
+        "n_false_positive": ~truth & found,
+        "n_false_negative": truth & ~found,
+        "n_true_negative": ~truth & ~found,
+    }
+    predictions = pl.DataFrame({name: mask.sum(axis=(1, 2)) for name, mask in n_pixels.items()}).with_columns(
+        iou=(truth & found).sum(axis=(1, 2)) / (truth | found).sum(axis=(1, 2)),
+        **dict.fromkeys(("n_columns", "n_found", "n_matched"), pl.lit(1)),
+        squared_error_angstrom2=pl.lit(0.0),
+        split_group=pl.int_range(pl.len()).cast(pl.String),
+        task=pl.lit("segmentation"),
+    )
+    figures = figures_of(predictions, MetricParameters(resamples=0))
+    given = torch.tensor(found), torch.tensor(truth)
+    assert figures["dice"]["value"] == pytest.approx(float(torchmetrics.binary_f1_score(*given)))
+    assert figures["precision"]["value"] == pytest.approx(float(torchmetrics.binary_precision(*given)))
+    assert figures["recall"]["value"] == pytest.approx(float(torchmetrics.binary_recall(*given)))
+    assert figures["pixel_accuracy"]["value"] == pytest.approx(float(torchmetrics.binary_accuracy(*given)))
+    each = [float(torchmetrics.binary_jaccard_index(a, b)) for a, b in zip(*given, strict=True)]
+    assert figures["iou"]["value"] == pytest.approx(np.mean(each))
 
 
 def test_absent_classes_do_not_count():
