@@ -80,10 +80,10 @@ PROTOCOLS: dict[str, Protocol] = {
     "super_resolution": Protocol(
         title="Super-resolution, four times finer",
         doses_e_per_a2=(None, 1000.0),
-        rule=PromotionRule(metric="psnr_db", slice="physical_0.2|1000"),
+        rule=PromotionRule(metric="psnr_db", slice="vacancies_0.2|1000", margin=3.0),
         score="psnr_db",
         shown_metrics=("psnr_db", "ssim", "frc_mean", "position_rmse_angstrom", "invented_rate", "lost_rate"),
-        shown_slices=("physical_0.2", "physical_0.1", "bicubic_0.2"),
+        shown_slices=("physical_0.2", "physical_0.1", "bicubic_0.2", "vacancies_0.2"),
         labels={
             "psnr_db": "PSNR, dB",
             "ssim": "SSIM",

@@ -1,8 +1,9 @@
 """The task ``super_resolution``: images on a grid four times as fine, against the true ones.
 
-Belongs here: parts, scores and pictures. Each item is judged in up to three parts: fine pixels of 0.2 and of 0.1 Å with
+Belongs here: parts, scores and pictures. Each item is judged in up to four parts: fine pixels of 0.2 and of 0.1 Å with
 coarse pixels that integrate (the latter for every second image), and for every third image bicubic reduction as in the
-paper. All fine images have 256 × 256 pixels in the pose of the item's image; the dose falls on the coarse grid.
+paper, and a twentieth of the columns missing, which a method must not fill in. All fine images have 256 × 256 pixels in
+the pose of the item's image; the dose falls on the coarse grid.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from atomvision_ml.evaluation.resolution_baselines import (
 )
 from atomvision_ml.evaluation.sums import Evaluate, Figures, ratio
 from atomvision_ml.images.atoms import laplacian_of_gaussian_atoms
-from atomvision_ml.images.columns import columns_in_view, columns_of
+from atomvision_ml.images.columns import Columns, atoms_in_view, columns_in_view, columns_of
 from atomvision_ml.images.reduction import FACTOR
-from atomvision_ml.images.stem import View, render_batch
+from atomvision_ml.images.stem import Projection, View, render_batch
 from atomvision_ml.models.super_resolution.training import coarse_image, psnr_db
 from atomvision_ml.models.training import stable_seed
 from atomvision_ml.schemas.tables import table
@@ -52,18 +53,28 @@ _CUT_ANGSTROM = 16.0
 
 @dataclass(frozen=True)
 class Part:
-    """One way to make a coarse image of an item, and for which share of the images it is done (every n-th)."""
+    """One way to make a coarse image of an item.
+
+    Attributes:
+        name: of the slice.
+        fine_pixel_angstrom: pixel size of the fine grid.
+        reduction: a name of :data:`atomvision_ml.images.reduction.REDUCTIONS`.
+        every: it is done for every n-th image.
+        missing_share: share of the columns that are taken out.
+    """
 
     name: str
     fine_pixel_angstrom: float
     reduction: str
     every: int
+    missing_share: float = 0.0
 
 
 PARTS = (
     Part("physical_0.2", 0.2, "physical", every=1),
     Part("physical_0.1", 0.1, "physical", every=2),
     Part("bicubic_0.2", 0.2, "bicubic", every=3),
+    Part("vacancies_0.2", 0.2, "physical", every=3, missing_share=0.05),
 )
 SLICES = {part.name: pl.col("part") == part.name for part in PARTS}
 
@@ -131,9 +142,28 @@ def problem_of(row: Row, reader: ItemReader, part: Part) -> Problem:
     truth = render_batch([projection], [view])[0].astype(np.float64)
     random = np.random.default_rng(stable_seed(row["item_id"], part.name))
     dose = row["mean_detected_e_per_a2"]
-    coarse, noise = coarse_image(truth, part.fine_pixel_angstrom, dose, part.reduction, random)
     columns = columns_in_view(columns_of(projection), projection.periods_angstrom, view)
+    if part.missing_share > 0 and columns_that_count(columns, _field(view)).any():
+        truth, columns = _without(truth, projection, view, columns, part.missing_share, random)
+    coarse, noise = coarse_image(truth, part.fine_pixel_angstrom, dose, part.reduction, random)
     return Problem(coarse, noise, truth, columns.positions_angstrom, columns_that_count(columns, _field(view)))
+
+
+def _without(
+    truth: Floats, projection: Projection, view: View, columns: Columns, share: float, random: np.random.Generator
+) -> tuple[Floats, Columns]:
+    """The image and its columns, with a share of those that count taken out, atom by atom."""
+    from scipy.spatial import cKDTree
+
+    counting = np.flatnonzero(columns_that_count(columns, _field(view)))
+    taken = random.choice(counting, max(1, round(share * len(counting))), replace=False)
+    atoms, index = atoms_in_view(projection.positions_angstrom, projection.periods_angstrom, view)
+    is_taken = np.isin(cKDTree(columns.positions_angstrom).query(atoms)[1], taken)
+    holes = Projection(atoms[is_taken], -projection.weights[index[is_taken]], np.zeros((0, 2)))
+    flat = View(view.pixel_size_angstrom, view.size_px)
+    left = np.setdiff1d(np.arange(len(columns.weights)), taken)
+    image = np.clip(truth + render_batch([holes], [flat])[0], 0, None)
+    return image, columns.take(left, columns.positions_angstrom[left])
 
 
 def _judge(

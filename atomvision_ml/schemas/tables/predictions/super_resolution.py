@@ -13,7 +13,11 @@ def _table(name: str) -> Table:
             ITEM,
             MODEL_ID,
             ROLE,
-            Column(name="part", type=S, description="`<reduction>_<fine pixel>`: how the coarse image was made."),
+            Column(
+                name="part",
+                type=S,
+                description="`<reduction or vacancies>_<fine pixel>`: how the coarse image was made.",
+            ),
             Column(name="fine_pixel_angstrom", type=F64, unit="Å", description="Pixel size of the fine grid."),
             Column(
                 name="reduction",
