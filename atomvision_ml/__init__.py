@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomvision_ml.images.stem import render
+    from atomvision_ml.models.atom_finder import find_atoms
     from atomvision_ml.models.lattice_finder import find_lattice
     from atomvision_ml.models.segmenter import segment
 
 _WHERE = {
+    "find_atoms": "atomvision_ml.models.atom_finder",
     "render": "atomvision_ml.images.stem",
     "find_lattice": "atomvision_ml.models.lattice_finder",
     "segment": "atomvision_ml.models.segmenter",
 }
 
-__all__ = ["find_lattice", "render", "segment"]
+__all__ = ["find_atoms", "find_lattice", "render", "segment"]
 
 
 def __getattr__(name: str) -> Any:

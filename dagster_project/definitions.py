@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     from atomvision_assets.evaluation import embeddings
     from atomvision_assets.images import assets as images
     from atomvision_assets.models import assets as models
-    from atomvision_assets.models import defects, graphs, lattice, reconstruction, segmentation, super_resolution
+    from atomvision_assets.models import atoms, defects, graphs, lattice, reconstruction, segmentation, super_resolution
     from atomvision_assets.structures import assets as structures
 
 from dagster_project import jobs, schedules, sensors
@@ -31,6 +31,7 @@ ROOMS = (
     lattice,
     graphs,
     segmentation,
+    atoms,
     super_resolution,
     reconstruction,
     defects,

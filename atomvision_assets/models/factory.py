@@ -150,6 +150,8 @@ def _predictions(spec: ModelAssets) -> dg.AssetsDefinition:
         work = store.begin(context)
         models = work.scan(model_key)
         holdout = work.scan(EVALUATION_HOLDOUT)
+        for key in spec.predict_deps:
+            work.scan(key)
         training_set = work.scan(MODELS_TRAINING_SETS, registered.task)
 
         def make() -> Product:

@@ -38,26 +38,35 @@ def match_atoms(
         counts: (m,) which columns are to be found.
         field_angstrom: largest x and y of the field, pixel [0, 0] having its centre at 0.
     """
-    from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
     found = np.asarray(found_angstrom, float).reshape(-1, 2)
     columns = np.asarray(columns_angstrom, float).reshape(-1, 2)
     wanted = np.asarray(counts, bool)
-    distance = cdist(found, columns)
-    cost = np.where(distance <= MATCH_ANGSTROM, distance**2, 1e3)
-    pairs = np.stack(linear_sum_assignment(cost), axis=1) if cost.size else np.zeros((0, 2), int)
-    good = distance[pairs[:, 0], pairs[:, 1]] <= MATCH_ANGSTROM
-    matched = pairs[good & wanted[pairs[:, 1]]]
-    near_uncounted = (distance[:, ~wanted] <= MATCH_ANGSTROM).any(axis=1)
+    matched = pair_atoms(found, columns, wanted)
+    near_uncounted = (cdist(found, columns[~wanted]) <= MATCH_ANGSTROM).any(axis=1)
     near_border = ~inside_field(found, field_angstrom)
     is_excused = (near_uncounted | near_border) & ~np.isin(np.arange(len(found)), matched[:, 0])
     return Match(
         n_columns=int(wanted.sum()),
         n_found=int(len(found) - is_excused.sum()),
         n_matched=len(matched),
-        squared_error_angstrom2=float((distance[matched[:, 0], matched[:, 1]] ** 2).sum()),
+        squared_error_angstrom2=float(((found[matched[:, 0]] - columns[matched[:, 1]]) ** 2).sum()),
     )
+
+
+def pair_atoms(found_angstrom: ArrayLike, columns_angstrom: ArrayLike, counts: ArrayLike) -> NDArray[np.int64]:
+    """Pairs (k, 2) of a found atom and a counting column, as :func:`match_atoms` makes them."""
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    found = np.asarray(found_angstrom, float).reshape(-1, 2)
+    columns = np.asarray(columns_angstrom, float).reshape(-1, 2)
+    distance = cdist(found, columns)
+    cost = np.where(distance <= MATCH_ANGSTROM, distance**2, 1e3)
+    pairs = np.stack(linear_sum_assignment(cost), axis=1) if cost.size else np.zeros((0, 2), int)
+    good = distance[pairs[:, 0], pairs[:, 1]] <= MATCH_ANGSTROM
+    return np.asarray(pairs[good & np.asarray(counts, bool)[pairs[:, 1]]])
 
 
 def inside_field(positions_angstrom: NDArray[np.float64], field_angstrom: tuple[float, float]) -> NDArray[np.bool_]:

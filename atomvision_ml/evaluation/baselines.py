@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from atomvision_ml.evaluation.atom_matching import columns_that_count, match_atoms
 from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob, noise_seed
 from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.images.atoms import laplacian_of_gaussian_atoms, local_maxima
@@ -176,6 +177,32 @@ def tune_segmentation(
         otsu={dose: _best(rows, reader, dose, OTSU_GRID, by_otsu) for dose in chosen},
         laplacian_of_gaussian={dose: _best(rows, reader, dose, LOG_GRID, by_log) for dose in chosen},
     )
+
+
+def tune_atoms(
+    items: pl.DataFrame, open_blob: OpenBlob, *, maximum_images: int = 16, doses: Sequence[float | None] | None = None
+) -> Settings:
+    """Scale and least response of the Laplacian of Gaussian with the best mean F1 of columns, for each dose.
+
+    Arguments and errors as :func:`tune_segmentation`.
+    """
+    rows = _train_rows(items, maximum_images)
+    reader = ItemReader(open_blob)
+
+    def f1(image: Image, row: Mapping[str, Any]) -> list[float]:
+        pixel, columns = row["pixel_size_angstrom"], reader.columns(row)
+        field = ((image.shape[1] - 1) * pixel, (image.shape[0] - 1) * pixel)
+        counts = columns_that_count(columns, field)
+        found = {scale: log_atoms(image, pixel, scale, min(LOG_SHARES)) for scale in LOG_SCALES}
+        scores = []
+        for scale, share in LOG_GRID:
+            high = found[scale][:, 2] > share * found[scale][:, 2].max(initial=0.0)
+            match = match_atoms(found[scale][high, :2], columns.positions_angstrom, counts, field)
+            scores.append(2 * match.n_matched / max(1, match.n_columns + match.n_found))
+        return scores
+
+    chosen = PROTOCOLS["atoms"].doses_e_per_a2 if doses is None else doses
+    return {dose: _best(rows, reader, dose, LOG_GRID, f1) for dose in chosen}
 
 
 def tune_lattice(

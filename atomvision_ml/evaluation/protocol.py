@@ -77,6 +77,24 @@ PROTOCOLS: dict[str, Protocol] = {
         score="iou",
         shown_metrics=("iou", "dice", "detection_f1", "localisation_rmse_angstrom"),
     ),
+    "atoms": Protocol(
+        title="Atom finding",
+        doses_e_per_a2=(None, 1000.0, 100.0),
+        rule=PromotionRule(metric="detection_f1", slice="all|1000"),
+        score="f1",
+        shown_metrics=(
+            "detection_f1",
+            "unmerged_detection_f1",
+            "localisation_rmse_angstrom",
+            "localisation_bound_angstrom",
+            "rmse_over_bound",
+        ),
+        labels={
+            "unmerged_detection_f1": "detection F1, atoms not put together",
+            "localisation_bound_angstrom": "joint Cramér-Rao bound, Å",
+            "rmse_over_bound": "RMSE over bound",
+        },
+    ),
     "super_resolution": Protocol(
         title="Super-resolution, four times finer",
         doses_e_per_a2=(None, 1000.0),

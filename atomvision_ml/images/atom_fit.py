@@ -40,7 +40,7 @@ _MOST_STEP_SIGMAS = 0.5
 _MOST_DAMPING = 1e6
 _SMALL_STEP_ANGSTROM = 0.02  # below it the normal matrix is taken from the step before
 _LEAST_GAIN = 1e-3  # for each atom, in units of the noise: a few hundredths of a standard deviation
-_RIDGE = 1e-3  # of the median atom's information, so that atoms of which nothing is known stay where they are
+_RIDGE = 1e-3  # of what is known of the median atom, so that atoms of which nothing is known stay where they are
 
 
 class AtomFitParameters(BaseModel):
@@ -198,11 +198,11 @@ def _matrix_of(
 def inverse_diagonal(matrix: csc_array, index: NDArray[np.int64]) -> Floats:
     """Elements ``index`` (m,) of the diagonal of the inverse of a :func:`normal_matrix`; infinite where it is singular.
 
-    A ridge of 1e-3 of the median atom's information stands for what is known of atoms far outside the field.
+    A ridge of 1e-6 of the median atom's information stands for what is known of atoms far outside the field.
     """
     unit = np.zeros((matrix.shape[0], len(index)))
     unit[index, np.arange(len(index))] = 1
-    solved = _factorised(matrix, 1e-12, _ridge(matrix, 3, _RIDGE))(unit)
+    solved = _factorised(matrix, 1e-12, 1e-6 * _typical(matrix))(unit)
     diagonal = solved[index, np.arange(len(index))]
     return np.where(np.isfinite(diagonal) & (diagonal > 0), diagonal, np.inf)
 
@@ -255,6 +255,7 @@ class _Equations:
     shared: Floats
     atoms_right: Floats
     shared_right: Floats
+    ridge: Floats | None
 
 
 @dataclass(frozen=True)
@@ -294,8 +295,9 @@ class _Problem:
             equations.shared,
             equations.atoms_right[::3],
             equations.shared_right,
+            None,
         )
-        intensities, background = _solved(atoms, 1e-9, 1)
+        intensities, background = _solved(atoms, 1e-9)
         return replace(state, intensities=intensities, background=background)
 
     def weights(self, model: Floats) -> Floats:
@@ -340,7 +342,7 @@ class _Problem:
 
     def moved(self, state: _State, equations: _Equations, damping: float) -> tuple[_State, float]:
         """The state after one damped step, and the largest movement in Å."""
-        atoms, shared = _solved(equations, damping, 3)
+        atoms, shared = _solved(equations, damping)
         change = atoms.reshape(-1, 3)
         most = _MOST_STEP_SIGMAS * state.sigma
         length = np.hypot(change[:, 1], change[:, 2])
@@ -373,13 +375,14 @@ class _Problem:
     ) -> _Equations:
         weighted = shared * weights
         mixed = [self._projected(state, one).ravel() for one in weighted]
-        flat = weighted.reshape(len(shared), -1)
+        flat = weighted.reshape(len(shared), residual.size)
         return _Equations(
             matrix,
             np.stack(mixed, axis=1) if mixed else np.zeros((3 * len(state.intensities), 0)),
-            flat @ shared.reshape(len(shared), -1).T,
+            flat @ shared.reshape(len(shared), residual.size).T,
             self._projected(state, weights * residual).ravel(),
             flat @ residual.ravel(),
+            _RIDGE * _typical(matrix, state.intensities),
         )
 
     def _matrix(self, state: _State, weights: Floats) -> csc_array:
@@ -495,10 +498,9 @@ def _blocks(
     return blocks
 
 
-def _solved(equations: _Equations, damping: float, kinds: int) -> tuple[Floats, Floats]:
+def _solved(equations: _Equations, damping: float) -> tuple[Floats, Floats]:
     """Changes of the atoms' and of the shared parameters; the atoms are eliminated first."""
-    ridge = _ridge(equations.atoms, kinds, _RIDGE) if kinds > 1 else None
-    solve = _factorised(equations.atoms, damping, ridge)
+    solve = _factorised(equations.atoms, damping, equations.ridge)
     right = np.column_stack([equations.atoms_right, equations.mixed])
     solved = solve(right)
     schur = equations.shared - equations.mixed.T @ solved[:, 1:]
@@ -509,10 +511,16 @@ def _solved(equations: _Equations, damping: float, kinds: int) -> tuple[Floats, 
     return solved[:, 0] - solved[:, 1:] @ shared, shared
 
 
-def _ridge(matrix: csc_array, kinds: int, share: float) -> Floats:
-    """A share of the median diagonal element of each kind of parameter, (n,)."""
-    diagonal = matrix.diagonal().reshape(-1, kinds)
-    return share * np.tile(np.median(diagonal, axis=0), len(diagonal)) if len(diagonal) else np.zeros(0)
+def _typical(matrix: csc_array, intensities: Floats | None = None) -> Floats:
+    """The median atom's information on a, x and y, (3n,); with intensities, for atoms as bright as each."""
+    diagonal = matrix.diagonal().reshape(-1, 3)
+    if not len(diagonal):
+        return np.zeros(0)
+    scale = np.ones_like(diagonal)
+    if intensities is not None:
+        squares = intensities**2
+        scale[:, 1:] = np.maximum(squares, 1e-4 * np.median(squares) + 1e-300)[:, None]
+    return (np.median(diagonal / scale, axis=0) * scale).ravel()
 
 
 def _factorised(matrix: csc_array, damping: float, ridge: Floats | None = None) -> Any:

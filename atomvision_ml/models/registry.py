@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from atomvision_ml.models.specs import defects, lattice, lattice_graph, reconstruction, segmentation, super_resolution
+from atomvision_ml.models.specs import (
+    atoms,
+    defects,
+    lattice,
+    lattice_graph,
+    reconstruction,
+    segmentation,
+    super_resolution,
+)
 from atomvision_ml.models.specs.spec import ModelSpec, resolve
 from atomvision_ml.schemas.vocabulary import MODELS
 
@@ -17,6 +25,7 @@ _SPECS: tuple[ModelSpec, ...] = (
     *lattice.SPECS,
     *lattice_graph.SPECS,
     *segmentation.SPECS,
+    *atoms.SPECS,
     *super_resolution.SPECS,
     *reconstruction.SPECS,
     *defects.SPECS,

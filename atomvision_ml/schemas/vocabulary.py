@@ -6,7 +6,7 @@ SOURCES = ("prototypes", "jarvis_dft_2d", "c2db", "twodmatpedia")
 BRAVAIS_LATTICES = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
 """The five 2D Bravais lattices, in the order of the published class numbers 0 to 4 (AtomVision, Fig. 6)."""
 
-TASKS = ("lattice", "segmentation", "super_resolution", "reconstruction", "embedding", "defects")
+TASKS = ("lattice", "segmentation", "atoms", "super_resolution", "reconstruction", "embedding", "defects")
 """The learning tasks; the partitions of ``models/training_sets``."""
 
 MODELS = {
@@ -15,6 +15,7 @@ MODELS = {
     "lattice_fusion": "lattice",
     "lattice_graph": "lattice",
     "segmenter": "segmentation",
+    "atom_finder": "atoms",
     "super_resolver": "super_resolution",
     "srgan": "super_resolution",
     "autoencoder": "reconstruction",

@@ -207,6 +207,38 @@ def defects_picture(
     return _png(figure)
 
 
+def atoms_picture(
+    image: ArrayLike,
+    found: Sequence[Mapping[str, float]],
+    columns_angstrom: ArrayLike,
+    pixel_size_angstrom: float,
+    cut_angstrom: float | None = None,
+) -> bytes:
+    """The image with true columns (n, 2) as green rings of 0.3 Å and found ones as orange dots."""
+    from matplotlib.collections import EllipseCollection
+
+    values = _cut(np.asarray(image, float), pixel_size_angstrom, cut_angstrom)
+    figure, axis = _canvas(values.shape[1] * pixel_size_angstrom)
+    _show(axis, values, pixel_size_angstrom)
+    true = np.asarray(columns_angstrom, float).reshape(-1, 2)
+    widths = np.full(len(true), 0.6)
+    rings = EllipseCollection(
+        widths,
+        widths,
+        np.zeros(len(true)),
+        units="xy",
+        offsets=true,
+        offset_transform=axis.transData,
+        facecolors="none",
+        edgecolors=_TRUE,
+    )
+    axis.add_collection(rings)
+    place = [[atom[name] for atom in found] for name in ("x_angstrom", "y_angstrom")]
+    axis.plot(*place, ls="", marker=".", ms=4, color=_FOUND)
+    _scale_bar(axis, values.shape, pixel_size_angstrom)
+    return _png(figure)
+
+
 def _canvas(field_angstrom: float | None) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 

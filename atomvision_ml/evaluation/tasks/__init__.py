@@ -14,7 +14,15 @@ import polars as pl
 from atomvision_ml.evaluation.gallery.entries import GalleryContext
 from atomvision_ml.evaluation.judging import Row
 from atomvision_ml.evaluation.sums import Evaluate, Figures
-from atomvision_ml.evaluation.tasks import defects, embedding, lattice, reconstruction, segmentation, super_resolution
+from atomvision_ml.evaluation.tasks import (
+    atoms,
+    defects,
+    embedding,
+    lattice,
+    reconstruction,
+    segmentation,
+    super_resolution,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Task:
 TASKS = {
     "lattice": Task(lattice.sums, lattice.draw, medians={"vector_error_median_angstrom": "vector_error_angstrom"}),
     "segmentation": Task(segmentation.sums, segmentation.draw),
+    "atoms": Task(atoms.sums, atoms.draw),
     "super_resolution": Task(
         super_resolution.sums, super_resolution.draw, slices=super_resolution.SLICES, has_common_slices=False
     ),
