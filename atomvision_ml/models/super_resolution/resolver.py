@@ -47,7 +47,7 @@ class SuperResolverParameters(TrainingParameters):
     width: int = Field(default=32, ge=4, description="Channels of the generator.")
     blocks: int = Field(default=6, ge=1, description="Residual blocks of the generator.")
     crop_px: int = Field(default=28, ge=16, description="Edge of a training crop in coarse pixels.")
-    crops_per_epoch: int = Field(default=320, ge=1, description="Training crops in each epoch.")
+    crops_per_epoch: int = Field(default=256, ge=1, description="Training crops in each epoch.")
     aliased_fraction: float = Field(
         default=0.6, ge=0, le=1, description="Share of batches with fine pixels of 0.2 Å; the others have 0.1 Å."
     )
