@@ -33,7 +33,7 @@ _SMOOTH_ANGSTROM = 0.4
 class AutoencoderParameters(TrainingParameters):
     """Network, training images and training of an autoencoder; flat and frozen."""
 
-    epochs: int = Field(default=6, ge=1, description="Most epochs.")
+    epochs: int = Field(default=3, ge=1, description="Most epochs.")
     batch_size: int = Field(default=32, ge=1, description="Images in a batch.")
     learning_rate: float = Field(default=2e-4, gt=0, description="Highest learning rate (AdamW, cosine to zero).")
     weight_decay: float = Field(default=1e-4, ge=0, description="AdamW's decoupled weight decay.")
@@ -70,7 +70,6 @@ class AutoencoderParameters(TrainingParameters):
 class ConvAutoencoderParameters(AutoencoderParameters):
     """Network, training images and training of the convolutional autoencoder; flat and frozen."""
 
-    epochs: int = Field(default=3, ge=1, description="Most epochs.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Highest learning rate (AdamW, cosine to zero).")
     images_per_epoch: int = Field(default=480, ge=1, description="Training images in each epoch.")
     width: int = Field(default=48, ge=4, description="Channels, at a quarter of the resolution.")

@@ -26,7 +26,6 @@ from atomvision_ml.models.training import stable_seed
 from atomvision_ml.schemas.tables import table
 
 PROBE_FIELDS = 1200
-"""Fields of the train split to which the probes are fitted, at each dose."""
 _PROBE_STEPS = 300
 _MEANS = {
     "psnr_db": "psnr_db",
@@ -63,6 +62,7 @@ def predict_reconstruction(
     checkpoint: Path,
     model_id: str = "conv_autoencoder",
     baselines: bool = True,
+    probe_fields: int = PROBE_FIELDS,
     progress: Progress | None = None,
 ) -> pa.Table:
     """An autoencoder and its baselines on one field of each reconstruction item.
@@ -80,6 +80,7 @@ def predict_reconstruction(
         checkpoint: folder of the autoencoder to judge; CheckpointError if it is damaged.
         model_id: name and version for the model's rows.
         baselines: whether to judge the baselines too (one model of the task does).
+        probe_fields: fields of the train split to which the probes are fitted, at each dose.
         progress: called with (parts done, parts in all).
 
     Returns:
@@ -100,7 +101,10 @@ def predict_reconstruction(
     answers = []
     for number, dose in enumerate(doses):
         some = [row for row in rows if row["mean_detected_e_per_a2"] == dose]
-        answers += _judged(some, dose, methods, train, chosen, open_blob)
+        random = np.random.default_rng(stable_seed(chosen.seed, "probe", dose_name(dose)))
+        taught = draw_fields(train, chosen, probe_fields, random, at_dose(dose))
+        labels = np.array([train.rows[structure]["bravais_lattice"] for structure in taught.rows])
+        answers += _judged(some, methods, chosen, ItemReader(open_blob), taught, labels)
         if progress is not None:
             progress(number + 1, len(doses))
     return table(f"predictions/{model_id.partition('@')[0]}").from_rows(answers)
@@ -125,17 +129,14 @@ def _methods(loaded: LoadedAutoencoder, model_id: str, fitted: Components | None
 
 def _judged(
     rows: Sequence[Row],
-    dose: float | None,
     methods: Sequence[Method],
-    train: SceneLibrary,
     parameters: AutoencoderParameters,
-    open_blob: OpenBlob,
+    reader: ItemReader,
+    taught: Fields,
+    labels: NDArray[Any],
 ) -> list[Row]:
-    """The answers of all methods to the items of one dose; the probes are fitted at that dose."""
-    random = np.random.default_rng(stable_seed(parameters.seed, "probe", dose_name(dose)))
-    taught = draw_fields(train, parameters, PROBE_FIELDS, random, at_dose(dose))
-    labels = np.array([train.rows[number]["bravais_lattice"] for number in taught.rows])
-    asked = _fields(rows, ItemReader(open_blob), parameters)
+    """The answers of all methods to the items of one dose; the probes are fitted to ``taught`` and its labels."""
+    asked = _fields(rows, reader, parameters)
     answers = []
     for method in methods:
         given: dict[str, Sequence[Any]] = {}
