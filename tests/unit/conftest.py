@@ -1,11 +1,17 @@
 """A small, real set of images that several tests share: made once per process, never changed by a test."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,32 @@ class SmallSet:
 
     def training_set(self, task: str) -> pl.DataFrame:
         return self.training_sets.filter(pl.col("task") == task)
+
+
+@pytest.fixture(scope="session")
+def slab_row() -> Callable[..., dict[str, Any]]:
+    """Makes the accepted row of structures/slabs of a layer; its labels are what the test says, not computed."""
+    from atomvision_ml.structures.lattice import reduce_cell
+
+    def make(name: str, atoms: Atoms, **labels: Any) -> dict[str, Any]:
+        cell = atoms.cell.array.copy()
+        cell[2] = [0, 0, 20.0]
+        return {
+            "slab_id": f"prototypes:{name}",
+            "status": "accepted",
+            "numbers": atoms.numbers.tolist(),
+            "positions_angstrom": atoms.positions.ravel().tolist(),
+            "cell_angstrom": cell.ravel().tolist(),
+            "primitive_cell_angstrom": reduce_cell(cell[:2, :2]).ravel().tolist(),
+            "bravais_lattice": "hexagonal",
+            "class_strain_percent": 0.0,
+            "next_class_strain_percent": None,
+            "superlattice_contrast": None,
+            "is_ambiguous": False,
+            **labels,
+        }
+
+    return make
 
 
 @pytest.fixture(scope="session")

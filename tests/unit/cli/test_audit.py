@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,6 @@ from atomvision_ml.images.files import write_image
 from atomvision_ml.images.foreign import fit_image
 from atomvision_ml.images.stem import StemParameters, View, render
 from atomvision_ml.images.stem_set import write_stem_set
-from atomvision_ml.structures.lattice import reduce_cell
-
-NAMES = ("MoS2", "WSe2", "C2")
 
 
 def layers() -> dict[str, Atoms]:
@@ -36,7 +34,7 @@ def layers() -> dict[str, Atoms]:
     return made
 
 
-def one_atom_a_pixel(atoms: Atoms, pixel: float = 0.1, size: int = 160, sigma: float = 0.5) -> np.ndarray:
+def one_atom_a_pixel(atoms: Atoms, pixel: float = 0.1, size: int = 128, sigma: float = 0.5) -> np.ndarray:
     """The convolution that keeps one atom of an element in each pixel, with x along rows and no atoms outside.
 
     Bilinear weights are assigned, not added, where indices repeat.
@@ -79,7 +77,7 @@ def results(result: Result) -> dict[str, dict]:
 def test_sound_images_in_any_pose_and_scale_pass(structures: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for name, atoms in layers().items():
-        image = render(atoms, size=160, rotation_deg=-31.7, shift_angstrom=(0.7, 2.2))
+        image = render(atoms, size=128, rotation_deg=-31.7, shift_angstrom=(0.7, 2.2))
         write_image(tmp_path / "images" / f"{name}.npy", 40 * image, 0.1)
     done = call(tmp_path / "images", "--structures", structures, "--pixel-size-angstrom", "0.1", "--json")
     assert done.exit_code == 0
@@ -122,7 +120,7 @@ def test_the_peer_that_keeps_one_atom_a_pixel_is_caught(structures: Path, tmp_pa
 def test_a_broken_symmetry_is_reported(structures: Path, tmp_path: Path) -> None:
     supercell = layers()["C2"].repeat((3, 3, 1))
     supercell.positions[4, 0] += 0.35
-    write_image(tmp_path / "C2.npy", render(supercell, size=160), 0.1)
+    write_image(tmp_path / "C2.npy", render(supercell, size=128), 0.1)
     done = call(tmp_path / "C2.npy", "--structures", structures, "--pixel-size-angstrom", "0.1", "--json")
     assert results(done)["images_have_the_plane_group_symmetry"]["passed"] is False
 
@@ -130,9 +128,9 @@ def test_a_broken_symmetry_is_reported(structures: Path, tmp_path: Path) -> None
 def test_one_bad_image_never_stops_the_good_ones(structures: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
-    write_image(images / "MoS2.tif", render(layers()["MoS2"], size=160), 0.1)
-    write_image(images / "unknown.tif", render(layers()["MoS2"], size=160), 0.1)
-    write_image(images / "WSe2.tif", np.random.default_rng(0).random((160, 160)), 0.1)
+    write_image(images / "MoS2.tif", render(layers()["MoS2"], size=128), 0.1)
+    write_image(images / "unknown.tif", render(layers()["MoS2"], size=128), 0.1)
+    write_image(images / "WSe2.tif", np.random.default_rng(0).random((128, 128)), 0.1)
     (images / "C2.png").write_bytes(b"rubbish")
     done = call(images, "--structures", structures, "--json")
     assert done.exit_code == 1
@@ -144,26 +142,8 @@ def test_one_bad_image_never_stops_the_good_ones(structures: Path, tmp_path: Pat
     assert found["coincident_atoms_add"]["passed"] is True
 
 
-def test_a_set_of_this_platform_knows_its_poses(tmp_path: Path) -> None:
-    rows = []
-    for name, atoms in layers().items():
-        cell = atoms.cell.array
-        cell[2] = [0, 0, 20.0]
-        rows.append(
-            {
-                "slab_id": f"prototypes:{name}",
-                "status": "accepted",
-                "numbers": atoms.numbers.tolist(),
-                "positions_angstrom": atoms.positions.ravel().tolist(),
-                "cell_angstrom": cell.ravel().tolist(),
-                "primitive_cell_angstrom": reduce_cell(cell[:2, :2]).ravel().tolist(),
-                "bravais_lattice": "hexagonal",
-                "class_strain_percent": 0.0,
-                "next_class_strain_percent": None,
-                "superlattice_contrast": None,
-                "is_ambiguous": False,
-            }
-        )
+def test_a_set_of_this_platform_knows_its_poses(tmp_path: Path, slab_row: Callable[..., dict]) -> None:
+    rows = [slab_row(name, atoms) for name, atoms in layers().items()]
     slabs = pl.DataFrame(rows, infer_schema_length=None)
     slabs.write_parquet(tmp_path / "slabs.parquet")
     parameters = StemParameters(size_px=128, minimum_pixel_size_angstrom=0.2)
@@ -198,9 +178,9 @@ def test_what_is_missing_is_told(structures: Path, tmp_path: Path, images: str, 
 
 def test_pose_and_probe_are_found() -> None:
     atoms = layers()["MoS2"]
-    image = render(atoms, size=160, sigma_angstrom=0.6, rotation_deg=12.3, shift_angstrom=(1.0, -0.4))
+    image = render(atoms, size=128, sigma_angstrom=0.6, rotation_deg=12.3, shift_angstrom=(1.0, -0.4))
     cell = atoms.cell.array[:2, :2]
-    fit = fit_image(Specimen("x", atoms.numbers, atoms.positions[:, :2], cell, View(0.1, 160)), 3 * image + 7)
+    fit = fit_image(Specimen("x", atoms.numbers, atoms.positions[:, :2], cell, View(0.1, 128)), 3 * image + 7)
     assert fit.correlation > 0.9999
     assert max(fit.residuals[0], 1 - fit.correlation) < 0.01 < fit.residuals[1]
     is_turned_over = not np.array_equal(fit.image, 3 * image + 7)

@@ -36,23 +36,6 @@ def low_symmetry() -> Atoms:
     return Atoms("MoSSe", scaled_positions=[[0, 0, 0.5], [0.3, 0.4, 0.6], [0.7, 0.55, 0.4]], cell=cell, pbc=True)
 
 
-def slab(name: str, atoms: Atoms) -> dict:
-    cell = atoms.cell.array
-    return {
-        "slab_id": f"prototypes:{name}",
-        "status": "accepted",
-        "numbers": atoms.numbers.tolist(),
-        "positions_angstrom": atoms.positions.ravel().tolist(),
-        "cell_angstrom": cell.ravel().tolist(),
-        "primitive_cell_angstrom": reduce_cell(cell[:2, :2]).ravel().tolist(),
-        "bravais_lattice": "oblique",
-        "class_strain_percent": 0.0,
-        "next_class_strain_percent": 4.0,
-        "superlattice_contrast": None,
-        "is_ambiguous": False,
-    }
-
-
 def mos2() -> Atoms:
     atoms = mx2("MoS2", a=3.18, thickness=3.19, vacuum=8)
     atoms.cell[2, 2] = 20.0
@@ -60,8 +43,10 @@ def mos2() -> Atoms:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> tuple[Path, pa.Table, pl.DataFrame]:
-    slabs = pl.DataFrame([slab("mos2", mos2()), slab("other", low_symmetry())], infer_schema_length=None)
+def made(tmp_path: Path, slab_row: Callable[..., dict]) -> tuple[Path, pa.Table, pl.DataFrame]:
+    labels = {"bravais_lattice": "oblique", "next_class_strain_percent": 4.0}
+    layers = {"mos2": mos2(), "other": low_symmetry()}
+    slabs = pl.DataFrame([slab_row(name, atoms, **labels) for name, atoms in layers.items()], infer_schema_length=None)
     rows = write_stem_set(slabs, tmp_path / "stem", PARAMETERS, source="prototypes")
     return tmp_path / "stem", rows, slabs
 
@@ -246,8 +231,8 @@ def test_intensity_over_any_cell_and_pose_is_the_sum_of_the_weights() -> None:
             assert intensity_sum_deviation(double, image) is None
 
 
-def test_an_empty_set_passes(tmp_path: Path) -> None:
-    slabs = pl.DataFrame([{**slab("none", mos2()), "status": "rejected"}], infer_schema_length=None)
+def test_an_empty_set_passes(tmp_path: Path, slab_row: Callable[..., dict]) -> None:
+    slabs = pl.DataFrame([slab_row("none", mos2(), status="rejected")], infer_schema_length=None)
     rows = write_stem_set(slabs, tmp_path / "stem", PARAMETERS, source="c2db")
     assert outcomes(audit_stem_set(tmp_path / "stem", rows, slabs)) == {"rows_match_the_arrays": True}
     assert len(StemSet.open(tmp_path / "stem")) == 0
