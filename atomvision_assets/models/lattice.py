@@ -56,7 +56,7 @@ def _predict_lattice(
     )
 
 
-class LatticeCnnConfig(dg.Config, LatticeCnnParameters):
+class LatticeCnnConfig(dg.Config, LatticeCnnParameters):  # type: ignore[misc]
     """Parameters of the lattice network and of its training."""
 
     size: Size = Field(
@@ -78,7 +78,7 @@ def _train_lattice_cnn(work: Work, training_set: "pl.DataFrame", parameters: dic
     )
 
 
-class LatticeFusionConfig(dg.Config, LatticeFusionParameters):
+class LatticeFusionConfig(dg.Config, LatticeFusionParameters):  # type: ignore[misc]
     """Parameters of the fused lattice model and of its training."""
 
     size: Size = Field(

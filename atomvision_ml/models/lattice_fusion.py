@@ -161,14 +161,15 @@ def build_fusion(parameters: LatticeFusionParameters) -> torch.nn.Module:
     total = N_EVIDENCE + N_CLASSES + parameters.embedding_size
     network = build_network(cnn_parameters(parameters))
     with seeded(parameters.seed, "head"):
+        last = nn.Linear(parameters.hidden, N_CLASSES)
         head = nn.Sequential(
             nn.Linear(total, parameters.hidden),
             nn.ReLU(),
             nn.Dropout(parameters.dropout),
-            nn.Linear(parameters.hidden, N_CLASSES),
+            last,
         )
-    nn.init.zeros_(head[3].weight)
-    nn.init.zeros_(head[3].bias)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
 
     class Fusion(nn.Module):
         def __init__(self) -> None:

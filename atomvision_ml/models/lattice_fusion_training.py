@@ -114,6 +114,7 @@ class LatticeFusionLearner:
     """
 
     monitor = "val_score"
+    network: Any
 
     def __init__(
         self, features: dict[str, NDArray[Any]], parameters: LatticeFusionParameters, network: LoadedLatticeCnn
@@ -121,7 +122,7 @@ class LatticeFusionLearner:
         import torch
 
         self.parameters = parameters
-        self.network: Any = build_fusion(parameters)
+        self.network = build_fusion(parameters)
         self.network.cnn.load_state_dict(network.network.state_dict())
         self._features = features
         self.network.mean.copy_(torch.from_numpy(features["train"].mean(axis=0)))
@@ -198,7 +199,7 @@ def _features(
             log.info("%s: %d of %d scenes examined", split, sum(len(part[1]) for part in parts), count)
         found[split], found[f"{split}_truth"] = (np.concatenate(each) for each in zip(*parts, strict=True))
     scratch.mkdir(parents=True, exist_ok=True)
-    np.savez(path, identity=np.array(identity), **found)
+    np.savez(path, allow_pickle=False, identity=np.array(identity), **found)
     return found
 
 
