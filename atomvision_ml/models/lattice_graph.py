@@ -35,7 +35,7 @@ MODEL_NAME = "lattice_graph"
 class LatticeGraphParameters(TrainingParameters):
     """Network, training graphs and training of the graph classifier; flat and frozen."""
 
-    epochs: int = Field(default=12, ge=1, description="Most epochs.")
+    epochs: int = Field(default=4, ge=1, description="Most epochs.")
     batch_size: int = Field(default=32, ge=1, description="Graphs in a batch.")
     learning_rate: float = Field(default=5e-3, gt=0, description="Highest learning rate (AdamW, cosine to zero).")
     patience: int = Field(default=50, ge=1, description="Stop after so many epochs without a better validation score.")
@@ -52,8 +52,8 @@ class LatticeGraphParameters(TrainingParameters):
     backend: Backend = Field(default="auto", description="Graph operations: dgl, torch, or auto.")
     training_atoms: int = Field(default=20, ge=4, description="Atoms of a training patch of bonds.")
     training_repeats: int = Field(default=4, ge=1, description="Atoms whose repeats a training patch has.")
-    patches: int = Field(default=2, ge=1, description="Patches of each training scene.")
-    scenes_per_epoch: int = Field(default=512, ge=1, description="Training scenes in each epoch.")
+    patches: int = Field(default=4, ge=1, description="Patches of each training scene.")
+    scenes_per_epoch: int = Field(default=384, ge=1, description="Training scenes in each epoch.")
     minimum_e_per_a2: float = Field(default=50.0, gt=0, description="Least dose of the training scenes, e/Å².")
     maximum_e_per_a2: float = Field(default=1e5, gt=0, description="Highest dose of the training scenes, e/Å².")
     clean_fraction: float = Field(default=0.4, ge=0, le=1, description="Share of training scenes without noise.")

@@ -144,14 +144,18 @@ class GraphClassifier(nn.Module):
 
     def forward(self, batch: GraphBatch) -> torch.Tensor:
         """Log-odds (n, classes)."""
-        said = [] if self.bonds is None else [self.bonds(batch.bonds)]
+        said = [] if self.bonds is None else [self._of_bonds(batch.bonds)]
         if self.repeats is not None:
-            said = [self._now_and_then(each) for each in said] + [self.repeats(batch.repeats)]
+            said.append(self.repeats(batch.repeats))
         return self.decide(torch.cat(said, dim=1))
 
-    def _now_and_then(self, said: torch.Tensor) -> torch.Tensor:
-        """In training some graphs' bonds are not heard: they tell prototypes rather than lattices."""
-        if not self.training:
-            return said
-        is_heard = torch.rand(len(said), 1, device=said.device) >= self.bond_dropout
-        return said * is_heard / (1 - self.bond_dropout)
+    def _of_bonds(self, parts: Sequence[Part]) -> torch.Tensor:
+        """In training some graphs' bonds are not heard, nor computed: they tell prototypes rather than lattices."""
+        assert self.bonds is not None
+        if not self.training or self.repeats is None or not self.bond_dropout:
+            return self.bonds(parts)
+        is_heard = torch.rand(len(parts)) >= self.bond_dropout
+        is_heard[0] = True
+        (heard,) = torch.nonzero(is_heard, as_tuple=True)
+        said = self.bonds([parts[number] for number in heard.tolist()])
+        return said.new_zeros(len(parts), said.shape[1]).index_copy(0, heard.to(said.device), said)
