@@ -68,10 +68,10 @@ PROTOCOLS: dict[str, Protocol] = {
         rule=PromotionRule(metric="macro_f1", slice="unambiguous|1000"),
         score="is_correct",
         shown_metrics=("macro_f1", "accuracy", "balanced_accuracy", "ece"),
-        shown_slices=("all", "unambiguous", "clear"),
+        shown_slices=("all", "unambiguous", "clear", "resolvable"),
     ),
     "segmentation": Protocol(
-        title="Segmentation and atom finding",
+        title="Segmentation",
         doses_e_per_a2=(None, 1000.0, 100.0),
         rule=PromotionRule(metric="iou", slice="all|1000", margin=0.05),
         score="iou",

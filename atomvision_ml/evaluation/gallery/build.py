@@ -31,7 +31,7 @@ class GalleryParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    maximum_items: int = Field(default=24, ge=2, le=60, description="Most items shown, over all tasks.")
+    maximum_items: int = Field(default=35, ge=2, le=60, description="Most items shown, over all tasks.")
 
 
 def build_gallery(
@@ -199,7 +199,7 @@ def _summary(page: Row, metrics: pl.DataFrame, task: str) -> Row:
         **page,
         "picture": next((entry["pictures"][-1] for entry in page["entries"][1::-1] if entry["pictures"]), None),
         "metric": PROTOCOLS[task].label(metric),
-        "slice": f"{where.partition('|')[0]}, {dose_words(where.partition('|')[2])}",
+        "slice": f"{where.partition('|')[0].replace('_', ' ')}, {dose_words(where.partition('|')[2])}",
         "rows": _table_rows(own, (metric,)),
     }
 

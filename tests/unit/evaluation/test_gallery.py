@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from atomvision_ml.evaluation.gallery import pictures
-from atomvision_ml.evaluation.gallery.build import GalleryParameters, build_gallery
+from atomvision_ml.evaluation.gallery.build import GalleryParameters, build_gallery, result_tables
 from atomvision_ml.evaluation.gallery.pictures import preview_grid
 from atomvision_ml.evaluation.metrics import metric_rows
+from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.evaluation.tasks.lattice import predict_lattice
 from atomvision_ml.schemas.tables import table
 
@@ -58,7 +59,7 @@ def test_pages_need_nothing_from_elsewhere(built):
 def test_pages_tell_label_answer_and_baselines(built):
     folder, _ = built
     text = (folder / "lattice.html").read_text(encoding="utf-8")
-    for word in ("label", "answer", "autocorrelation", "majority class", "macro-F1", "noiseless"):
+    for word in ("label", "lattice finder", "autocorrelation", "majority class", "macro-F1", "noiseless"):
         assert word in text, word
 
 
@@ -69,6 +70,29 @@ def test_every_picture_shows_something(built):
     for file in files:
         assert np.asarray(Image.open(file).convert("L"), float).std() > 3, file
     assert sum(file.stat().st_size for file in files) < 10e6 / 24 * len(files)
+
+
+def test_tables_take_a_task_whose_figures_are_not_those_of_images():
+    """No rule, no score, a slice of its own, a figure without interval, and methods that lack a figure."""
+    metric, where = PROTOCOLS["embedding"].headline
+    about = {"task": "embedding", "size": "demo", "seed": 0, "slice": where, "metric": metric, "n_items": 4}
+    rows = [
+        {**about, "model": "network", "model_id": "network@1", "role": "model", "value": 0.7, "low": 0.6, "high": 0.8},
+        {
+            **about,
+            "model": "pixels",
+            "model_id": "pixels",
+            "role": "classical",
+            "value": 0.5,
+            "low": None,
+            "high": None,
+        },
+    ]
+    (made,) = result_tables(pl.DataFrame(rows), "embedding")
+    first, second = made["rows"]
+    assert (first["model"], first["cells"][0]) == ("network", {"value": "0.700", "interval": "0.600 to 0.800"})
+    assert second["cells"][0]["interval"] == ""
+    assert [cell["value"] for cell in second["cells"][1:]] == ["–"] * (len(PROTOCOLS["embedding"].shown_metrics) - 1)
 
 
 def test_diffractogram_shows_the_reflections_where_they_belong():
