@@ -138,6 +138,7 @@ def _judged(
     """The answers of all methods to the items of one dose; the probes are fitted to ``taught`` and its labels."""
     asked = _fields(rows, reader, parameters)
     answers = []
+    read: dict[tuple[Any, int], list[str]] = {}
     for method in methods:
         given: dict[str, Sequence[Any]] = {}
         for suffix, size in (("", parameters.latent_size), ("_short", parameters.short_latent_size)):
@@ -145,7 +146,9 @@ def _judged(
             found = method.decode(latent, asked.noise)
             given[f"psnr{suffix}_db"] = psnr(found, asked.clean).tolist()
             given[f"ssim{suffix}"] = [ssim(*pair) for pair in zip(found, asked.clean, strict=True)]
-            given[f"probed_lattice{suffix}"] = probed(method.encode(taught.seen, size), labels, latent).tolist()
+            if (method.encode, size) not in read:  # two methods may differ in their decoder alone
+                read[method.encode, size] = probed(method.encode(taught.seen, size), labels, latent).tolist()
+            given[f"probed_lattice{suffix}"] = read[method.encode, size]
         answers += [
             {
                 "item_id": row["item_id"],
