@@ -1,29 +1,42 @@
 """Which words of a caption belong to which panel.
 
-Belongs here: panel labels, their ranges and lists, and the distribution of the text. A label opens a clause ("(a) STM
-image of …"), or stands behind what it names ("STM (a) and STEM (b) images"). Labels that only point ("the line in
-(a)"), Miller indices and equations are none.
+Belongs here: the distribution of the text over the panels that :mod:`.panel_labels` finds. Labels stand before their
+text ("(a) STM image of …") or behind it ("STM (a) and STEM (b) images"), clause by clause; what stands before the
+first label belongs to all, and so do closing remarks on the conditions of the figure.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-_ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
-_ITEM = r"(?:[A-Za-z]'?\d?|[ivx]{2,4})"
-_BETWEEN = r"\s*(?:,\s*and|,|and|&|-|–|—|to|\.\.\.|…)\s*"
-_GROUP = re.compile(rf"[(\[]\s*({_ITEM}(?:{_BETWEEN}{_ITEM})*)\s*[)\]]")
-_JOINED = re.compile(r"^\s*(?:,\s*and|,|and|&|-|–|—|to|through)\s*$")
-_OPEN = re.compile(rf"(?:(?<=^)|(?<=[.;:]\s))({_ITEM}(?:{_BETWEEN}{_ITEM})*)(\)|,|:|\.)\s+(?=\S)")
-_POINTS = re.compile(
-    r"(?:\b(?:in|of|from|see|as|by|with|than|to|between|for|like|within|at|per|panels?|figs?\.?|figures?|inset|ref\.?|refs\.?|eqs?\.?"
-    r"|images?|parts?|both|the|box|rectangle|along)|\d)\s*$",
-    re.IGNORECASE,
+from atomvision_ml.literature.figures import plain_text
+from atomvision_ml.literature.panel_labels import Mark, expand_labels, find_labels, place_of, references
+from atomvision_ml.literature.tex import tex_to_text
+
+__all__ = ["CaptionParts", "PanelText", "distribute", "expand_labels", "plain_caption"]
+
+_TEX = re.compile(r"[\\$_{~]")
+_BAR = re.compile(r"\\(?:bar|overline)\s*\{?\s*(\d)\s*\}?")
+_TITLE = re.compile(
+    r"^(?:(?:Extended Data|Supplementary|Suppl\.|Supporting|Online)\s+)?(?:fig(?:ure)?s?\.?|FIG(?:URE)?S?\.?|Figs?\.?|Figures?\.?)"
+    r"\s*[A-Z]?\d+[A-Z]?\s*(?:\((?:color|colour)[ -]online\)\.?)?\s*(?:[.:|│—–-]+\s*)?(?:\((?:color|colour)[ -]online\)\.?\s*)?"
 )
-_CLAUSE_START = re.compile(r"(?:^|[.;:,!?)\]—–]|\b(?:and|while|whereas|but|or))\s*$", re.IGNORECASE)
+_COLOR = re.compile(r"^\((?:color|colour)[ -]online\)\.?\s*", re.IGNORECASE)
+_SENTENCE = re.compile(
+    r"(?<!\bFig)(?<!\bFigs)(?<!\bvs)(?<!\bRef)(?<!\bRefs)(?<!\bEq)(?<!\bEqs)(?<!\bal)(?<!\bca)(?<!\bcf)(?<!i\.e)(?<!e\.g)"
+    r"(?<!approx)(?<!arb)(?<!resp)[.;?!](?=\s+\S|$)"
+)
+_EDGE = " ,;:.-–—|"
+_JOINING = re.compile(r"^(?:(?:\s|[,;.:])*(?:\b(?:and|while|whereas|but)\b)?)+\s*")
+_ENDS_WITH_AND = re.compile(r"\band\s*$|&\s*$")
+_WORDS = re.compile(r"[^\W\d_]{2,}|\d")
+_OBJECT = re.compile(r"\s(?:of|on|from|in)\s.*$", re.DOTALL)
 
 
 class PanelText(BaseModel):
@@ -31,9 +44,11 @@ class PanelText(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    label: str = Field(description="Lower case, without brackets; empty for a figure of one panel.")
-    text: str
-    confidence: float = Field(ge=0, le=1, description="1 for a label that opens a clause in the order of the alphabet.")
+    label: str = Field(description="As written, without brackets; empty for a figure of one panel.")
+    text: str = Field(description="Its own words.")
+    shared: str = Field(default="", description="Words of its sentence that it shares with its neighbours.")
+    remarks: str = Field(default="", description="Closing remarks that name it, or speak of all panels.")
+    confidence: float = Field(ge=0, le=1, description="1 for a figure without labels.")
 
 
 class CaptionParts(BaseModel):
@@ -45,109 +60,161 @@ class CaptionParts(BaseModel):
     panels: tuple[PanelText, ...] = Field(description="One panel with an empty label where there are no labels.")
 
 
+@dataclass
+class _Words:
+    """What is gathered for a label."""
+
+    own: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
-class _Mark:
-    """A group of labels at a place of the text."""
+class _Clause:
+    """A part of a sentence with the marks that stand in it."""
 
     start: int
     end: int
-    labels: tuple[str, ...]
-    opens: bool
-    points: bool
+    marks: tuple[Mark, ...]
+    is_leading: bool
+
+
+def plain_caption(caption: str) -> str:
+    """One line of plain text without remains of TeX or bold letters; sub- and superscripts as in the routes."""
+    if _TEX.search(caption):
+        caption = tex_to_text(_BAR.sub(r"-\1", caption))
+    return plain_text(caption.replace("**", ""))
 
 
 def distribute(caption: str) -> CaptionParts:
     """Divide a caption among its panels.
 
     Args:
-        caption: plain text of the whole caption.
+        caption: the whole caption; remains of TeX are taken away first.
     """
-    marks = _in_order(_marks(caption))
+    text = _COLOR.sub("", _TITLE.sub("", plain_caption(caption)))
+    marks = find_labels(text)
     if not marks:
-        return CaptionParts(preamble="", panels=(PanelText(label="", text=caption.strip(), confidence=1.0),))
-    defining = [mark for mark in marks if mark.opens]
-    is_leading = bool(defining) and defining[0].start <= marks[0].start
-    chosen = defining if is_leading else marks
-    pieces = _leading(caption, chosen) if is_leading else _trailing(caption, chosen)
-    preamble = caption[: chosen[0].start].strip(" ,;:") if is_leading else ""
-    labels = sorted({label for _, mark in pieces for label in mark.labels}, key=_rank)
-    expected = [chr(ord("a") + place) for place in range(len(labels))]
-    is_alphabet = labels == expected or labels == list(_ROMAN[: len(labels)])
-    confidence = (0.95 if is_leading else 0.8) if is_alphabet else 0.5
-    panels = [
-        PanelText(
-            label=label,
-            text=" ".join(text for text, mark in pieces if label in mark.labels).strip(),
-            confidence=confidence,
-        )
-        for label in labels
-    ]
-    return CaptionParts(preamble=preamble, panels=tuple(panels))
+        return CaptionParts(preamble="", panels=(PanelText(label="", text=text.strip(), confidence=1.0),))
+    clauses = _clauses(text, marks)
+    words = {label: _Words() for mark in marks for label in mark.labels}
+    end = _end_of_sentence(text, clauses[-1])
+    for number, clause in enumerate(clauses):
+        limit = clauses[number + 1].start if number + 1 < len(clauses) else end
+        (_divide_leading if clause.is_leading else _divide_trailing)(text, clause, limit, words)
+    _divide_remarks(text[end:], marks[-1], words)
+    first = clauses[0]
+    preamble = text[: first.marks[0].start if first.is_leading else first.start].strip(_EDGE)
+    confidence = 0.95 if all(clause.is_leading for clause in clauses) else 0.8
+    return CaptionParts(
+        preamble=preamble,
+        panels=tuple(
+            PanelText(
+                label=label,
+                text=" ".join(each.own),
+                shared=" ".join(each.shared),
+                remarks=" ".join(each.remarks),
+                confidence=confidence,
+            )
+            for label, each in sorted(words.items(), key=lambda pair: place_of(pair[0]))
+        ),
+    )
 
 
-def expand_labels(group: str) -> tuple[str, ...]:
-    """Labels of a group as it is written, in lower case: ``a-c, e`` is a, b, c, e."""
-    items = re.findall(_ITEM, re.sub(r"\b(?:and|to|through)\b", lambda match: "-" if match[0] != "and" else ",", group))
-    joints = re.split(_ITEM, re.sub(r"\b(?:to|through)\b", "-", re.sub(r"\band\b", ",", group)))[1:-1]
-    labels = [items[0].lower()] if items else []
-    for joint, item in zip(joints, items[1:], strict=False):
-        last, new = labels[-1], item.lower()
-        if re.search(r"[-–—…]|\.\.\.", joint) and len(last) == len(new) == 1 and last < new:
-            labels += [chr(code) for code in range(ord(last) + 1, ord(new) + 1)]
-        else:
-            labels.append(new)
-    return tuple(dict.fromkeys(labels))
+def _clauses(text: str, marks: Sequence[Mark]) -> list[_Clause]:
+    """The clauses that hold marks, each from the end of the sentence before it."""
+    ends = [match.end() for match in _SENTENCE.finditer(text) if not any(m.start < match.end() <= m.end for m in marks)]
+    borders = [0, *ends, len(text)]
+    clauses = []
+    for start, end in zip(borders, borders[1:], strict=False):
+        inside = tuple(mark for mark in marks if start <= mark.start < end)
+        if inside:
+            clauses.append(_Clause(start, end, inside, _is_leading(text, inside, end)))
+    return clauses
 
 
-def _marks(caption: str) -> list[_Mark]:
-    found = [(match.start(), match.end(), match[1]) for match in _GROUP.finditer(caption)]
-    if not found:
-        found = [(match.start(1), match.end(2), match[1]) for match in _OPEN.finditer(caption)]
-        return [_Mark(start, end, expand_labels(group), True, False) for start, end, group in found]
-    marks: list[_Mark] = []
-    for start, end, group in found:
-        before = caption[:start]
-        joint = caption[marks[-1].end : start] if marks else ""
-        if marks and _JOINED.match(joint):
-            merged = f"{_written(marks[-1].labels)}{joint}{group}"
-            marks[-1] = _Mark(marks[-1].start, end, expand_labels(merged), marks[-1].opens, marks[-1].points)
-            continue
-        opens = bool(_CLAUSE_START.search(before)) and not re.search(r"\d\s*,\s*$", before)
-        marks.append(_Mark(start, end, expand_labels(group), opens, bool(_POINTS.search(before))))
-    return marks
+def _is_leading(text: str, marks: Sequence[Mark], end: int) -> bool:
+    """Whether the labels stand before their text: the second and later ones open a clause, and words follow."""
+    limits = [mark.start for mark in marks[1:]] + [end]
+    follows = [bool(_WORDS.search(text[mark.end : limit])) for mark, limit in zip(marks, limits, strict=True)]
+    if not follows[-1] and end < len(text) and text[marks[-1].end : end].strip() in (".", ""):
+        follows[-1] = marks[-1].opens and len(marks) == 1 and text[marks[-1].end - 1] == "."
+    later = [mark.opens and has_words for mark, has_words in zip(marks[1:], follows[1:], strict=True)]
+    if later:
+        return 2 * sum(later) >= len(later) and follows[0]
+    return follows[0] and (marks[0].opens or not _JOINING.fullmatch(text[marks[0].end : end][:4]))
 
 
-def _written(labels: tuple[str, ...]) -> str:
-    return ",".join(labels)
+def _end_of_sentence(text: str, clause: _Clause) -> int:
+    return clause.end if clause.end else len(text)
 
 
-def _in_order(marks: list[_Mark]) -> list[_Mark]:
-    """Marks that name panels: they do not only point, and their labels belong to one alphabet that begins with a."""
-    naming = [mark for mark in marks if not mark.points]
-    labels = {label for mark in naming for label in mark.labels}
-    if "a" not in labels and "i" not in labels and "a1" not in labels:
-        return []
-    return naming
+def _divide_leading(text: str, clause: _Clause, limit: int, words: dict[str, _Words]) -> None:
+    """Each label owns the text up to the next one; heads without an object share that of the last of the list."""
+    marks = clause.marks
+    head = text[clause.start : marks[0].start].strip(_EDGE)
+    is_first = all(not each.own and not each.shared for each in words.values())
+    ends = [mark.start for mark in marks[1:]] + [limit]
+    pieces = [text[mark.end : end].strip(_EDGE) for mark, end in zip(marks, ends, strict=True)]
+    for place, (mark, piece) in enumerate(zip(marks, pieces, strict=True)):
+        shared = [] if is_first or not head else [head]
+        if place + 1 < len(pieces) and _ENDS_WITH_AND.search(piece) and len(piece.split()) <= 4:
+            shared += _OBJECT.findall(pieces[place + 1])
+        for label in mark.labels:
+            words[label].own.append(_ENDS_WITH_AND.sub("", piece).strip(_EDGE))
+            words[label].shared += shared
 
 
-def _leading(caption: str, marks: list[_Mark]) -> list[tuple[str, _Mark]]:
-    """Each label owns the text up to the next one; shared remarks at the end are divided by the labels in them."""
-    pieces = []
-    for mark, after in zip(marks, [*marks[1:], None], strict=True):
-        pieces.append((caption[mark.end : after.start if after else len(caption)].strip(" ,;:"), mark))
-    return pieces
-
-
-def _trailing(caption: str, marks: list[_Mark]) -> list[tuple[str, _Mark]]:
-    """Each label owns the clause before it, and all own what follows the last one."""
-    pieces, last = [], 0
-    rest = caption[marks[-1].end :].strip(" ,;:")
-    for mark in marks:
-        clause = re.sub(r"^(?:\s*(?:and|,|;|\.)\s*)+", "", caption[last : mark.start]).strip()
-        pieces.append((f"{clause} {rest}".strip(), mark))
+def _divide_trailing(text: str, clause: _Clause, limit: int, words: dict[str, _Words]) -> None:
+    """Each label owns the phrase before it; the rest of the sentence, and phrases before, are shared."""
+    phrases, last = [], clause.start
+    for mark in clause.marks:
+        phrases.append(_JOINING.sub("", text[last : mark.start]).strip())
         last = mark.end
-    return pieces
+    rest = text[last:limit].strip(_EDGE)
+    items = _listed(phrases[-1]) if len(clause.marks) == 1 else []
+    labels = clause.marks[0].labels
+    if len(items) == len(labels) > 1:
+        for label, item in zip(labels, items, strict=True):
+            words[label].own.append(item)
+            words[label].shared.append(f"{phrases[-1]} {rest}".strip())
+        return
+    for place, mark in enumerate(clause.marks):
+        for label in mark.labels:
+            words[label].own.append(phrases[place])
+            words[label].shared += [each for each in (rest, *reversed(phrases[:place])) if each]
 
 
-def _rank(label: str) -> tuple[int, str]:
-    return (_ROMAN.index(label), "") if label in _ROMAN and len(label) > 1 else (0, label)
+def _listed(phrase: str) -> list[str]:
+    """The members of a list such as ``SEM, XRD and magnetisation of X``."""
+    return [item for item in re.split(r",\s*(?:and\s)?|\sand\s", phrase.strip(_EDGE)) if item]
+
+
+def _divide_remarks(tail: str, last: Mark, words: dict[str, _Words]) -> None:
+    """Sentences after the last label's own: to the labels that they name, to all, or to the last panel."""
+    start = 0
+    for match in [*_SENTENCE.finditer(tail), None]:
+        end = match.end() if match else len(tail)
+        remark = tail[start:end].strip(" ,;:")
+        start = end
+        if not remark:
+            continue
+        named = [label for _, labels in references(remark, words) for label in labels if label in words]
+        if named:
+            for label in dict.fromkeys(named):
+                words[label].remarks.append(remark)
+        elif _conditions().search(remark):
+            for each in words.values():
+                each.remarks.append(remark)
+        else:
+            for label in last.labels:
+                words[label].own.append(remark)
+
+
+@cache
+def _conditions() -> re.Pattern[str]:
+    """Words of remarks on the conditions of a whole figure."""
+    import yaml
+
+    words = yaml.safe_load((Path(__file__).parent / "remarks.yaml").read_text(encoding="utf-8"))
+    return re.compile(rf"\b(?:{'|'.join(words['conditions'])})\b", re.IGNORECASE)

@@ -1,38 +1,48 @@
 """Chemistry in captions: formulas, named materials, facets, and the part that each plays.
 
-Belongs here: finding and normalising. A formula is two or more elements, or one with a number; a lone symbol counts
-only beside evidence ("Au film", "Si(111)"), because In, As, I and He are also English words and STM is not sulphur,
-tritium and a metal. Elements and their symbols are ASE's.
+Belongs here: finding. A formula has two or more elements; a lone symbol counts only beside evidence ("Au film",
+"Si(111)"), because In, As, I and He are also English words, and constituents of a compound ("Ti columns"), dopants and
+spectral lines are no materials. The words are in ``chemistry.yaml``, the grammar of formulas in :mod:`.formulas`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
-from math import gcd
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from atomvision_ml.literature.formulas import (
+    ELEMENT,
+    FORMULA,
+    chemical_system,
+    composition,
+    members,
+    normalised_formula,
+    reduced_formula,
+)
+
+__all__ = ["Mention", "Role", "composition", "constituents_of", "find_materials", "normalised_formula", "reduced_formula"]
+
 Role = Literal["sample", "substrate", "tip", "support"]
 
-_NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)"
-_VARIABLE = r"(?:\d-[xyz](?![a-z])|[xyzδ](?![a-z])|[-±+][xyzδ](?![a-z]))"
-_ELEMENT = r"[A-Z][a-z]?"
+_REACH = 48
 _TOKEN = re.compile(
-    rf"(?<![A-Za-z0-9^_.])((?:(?:{_ELEMENT}|[(\[])(?:{_ELEMENT}|[()\[\]]|{_VARIABLE}|{_NUMBER})*))(?![a-z])"
+    rf"(?<![A-Za-z0-9^_.\\])(?:0?\.\d+)?({FORMULA})(?:Tx|Tz)?(?![A-Za-z'′]|\d)"
+    rf"|(?<=[\s(,/])({ELEMENT}(?:[-–](?:\d+(?:\.\d+)?)?{ELEMENT})+)(?![A-Za-z0-9])"
 )
-_PART = re.compile(rf"({_ELEMENT})({_NUMBER})?|([(\[])|([)\]])({_NUMBER})?|(.)")
-_FACET = re.compile(r"(?<![A-Za-z])([A-Z][A-Za-z0-9.]*?)\s?[({\[]\s?(-?\d\s?-?\d\s?-?\d(?:\s?-?\d)?)\s?[)}\]]")
-_ION = re.compile(r"\^\d*[+-]")
-_SUBSTRATE = re.compile(
-    r"\b(?:on|onto|atop|over|by|substrate of)\s+(?:an?\s+|the\s+)?(?:[\w-]+\s+){0,2}$", re.IGNORECASE
-)
-_SUBSTRATE_AFTER = re.compile(r"^(?:\s?[({\[][-\d\s]+[)}\]])?\s*(?:substrates?|supports?)\b")
-_TIP_AFTER = re.compile(r"^\s*(?:\w+\s+)?tips?\b")
-_SUPPORT_AFTER = re.compile(r"^\s*(?:\w+\s+)?(?:grids?|membranes?|support films?|TEM grids?)\b")
+_SYSTEM = re.compile(rf"(?<![A-Za-z0-9^_.–-])({ELEMENT}(?:[-–](?:\d+(?:\.\d+)?)?{ELEMENT})+)(?![A-Za-z0-9])")
+_FACET = re.compile(r"\s?[({\[]\s?(-?\d\s?-?\d\s?-?\d(?:\s?-?\d)?)\s?[)}\]]")
+_ION = re.compile(r"\^\d*[+-]|[+](?![-\w])")
+_STACK_BEFORE = re.compile(r"[\w)}\]]\s?[/@]\s?$|\w\s?//\s?$")
+_STACK_AFTER = re.compile(r"\s?[/@]\s?[A-Za-z(]")
+_DOSE = re.compile(r"(?:\d\s?m?M|\bL of|\d\s?%|\bppm(?: of)?|\d\s?(?:mbar|[mµ]?bar|Torr|Pa|kPa))\s+$")
+_PRESSURE = re.compile(r"\s?(?:gas|atmosphere|vapou?r|pressure|electrolyte|solution|exposure|plasma|flow|dos)")
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z][A-Za-z]*)*")
 
 
 class Mention(BaseModel):
@@ -40,7 +50,7 @@ class Mention(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    formula: str = Field(description="Elements in the order written, fractions kept, brackets multiplied out.")
+    formula: str = Field(description="As normalised_formula gives it; a chemical system such as `Al-Cu` for an alloy.")
     raw: str = Field(description="As written.")
     name: str | None = Field(default=None, description="The name, where it is not a formula.")
     role: Role
@@ -49,165 +59,205 @@ class Mention(BaseModel):
     is_variable: bool = Field(default=False, description="It has an unknown such as x or δ.")
 
 
-def find_materials(text: str) -> list[Mention]:
+@dataclass(frozen=True)
+class _Find:
+    start: int
+    end: int
+    formula: str
+    name: str | None = None
+
+
+def find_materials(text: str, constituents: frozenset[str] | None = None) -> list[Mention]:
     """Materials named in a plain text, in the order of the text.
 
     Args:
-        text: plain text as :func:`atomvision_ml.literature.figures.plain_text` makes it.
+        text: plain text as :func:`atomvision_ml.literature.captions.plain_caption` makes it.
+        constituents: elements of the compounds of the whole caption, by :func:`constituents_of`; of the text itself
+            where nothing is given. "Ti columns" of a titanate are no titanium.
     """
-    found = [*_named(text), *_formulas(text)]
-    taken: list[tuple[int, int]] = []
-    kept = []
-    for mention in sorted(found, key=lambda each: (each.start, -len(each.raw))):
-        span = (mention.start, mention.start + len(mention.raw))
-        if all(span[1] <= start or span[0] >= end for start, end in taken):
-            taken.append(span)
-            kept.append(mention)
-    return kept
-
-
-def composition(formula: str) -> dict[str, float] | None:
-    """Amounts by element; None if it is no formula of known elements. Brackets are multiplied out.
-
-    An unknown (``x``, ``1-x``, ``±δ``) counts as if it were not written.
-    """
-    stack: list[Counter[str]] = [Counter()]
-    for element, amount, opening, closing, factor, other in _PART.findall(re.sub(_VARIABLE, "", formula)):
-        if element:
-            if element not in _elements():
-                return None
-            stack[-1][element] += float(amount or 1)  # type: ignore[assignment]
-        elif opening:
-            stack.append(Counter())
-        elif closing:
-            if len(stack) < 2:
-                return None
-            inner = stack.pop()
-            for name, value in inner.items():
-                stack[-1][name] += value * float(factor or 1)  # type: ignore[assignment]
-        elif other:
-            return None
-    return dict(stack[0]) if len(stack) == 1 and stack[0] else None
-
-
-def normalised_formula(formula: str) -> str | None:
-    """The formula with brackets multiplied out and amounts in their shortest form; None if it is no formula."""
-    amounts = composition(formula)
-    if amounts is None or any(value <= 0 for value in amounts.values()):
-        return None
-    return "".join(f"{element}{'' if value == 1 else f'{value:g}'}" for element, value in amounts.items())
-
-
-def reduced_formula(formula: str) -> str | None:
-    """Elements in alphabetical order with amounts without common divisor: the key that materials are matched by."""
-    amounts = composition(formula)
-    if amounts is None:
-        return None
-    divisor = 0
-    for value in amounts.values():
-        divisor = gcd(divisor, round(value)) if value == round(value) else 1
-    return "".join(
-        f"{element}{'' if value / (divisor or 1) == 1 else f'{value / (divisor or 1):g}'}"
-        for element, value in sorted(amounts.items())
-    )
-
-
-def _formulas(text: str) -> list[Mention]:
-    mentions = []
-    for match in _TOKEN.finditer(text):
-        raw = _trimmed(match[1])
-        start, end = match.start(1), match.start(1) + len(raw)
-        formula = normalised_formula(raw)
-        before, after = text[:start], text[end:]
-        if formula is None or (raw in _words()["never"] and not _facet(after)):
+    known = constituents_of(text) if constituents is None else constituents
+    mentions: list[Mention] = []
+    end = 0
+    for find in sorted([*_named(text, known), *_formulas(text, known)], key=lambda each: (each.start, -each.end)):
+        if find.start < end:
             continue
-        if _ION.match(after) or not _is_material(raw, before, after):
-            continue
-        mentions.append(
-            Mention(
-                formula=formula,
-                raw=raw,
-                role=_role(before, after),
-                facet=_facet(after),
-                start=start,
-                is_variable=bool(re.search(r"[xyzδ]", re.sub(_ELEMENT, "", raw))),
-            )
-        )
+        end = find.end
+        before, after = text[max(0, find.start - _REACH) : find.start], text[find.end : find.end + _REACH]
+        raw = text[find.start : find.end]
+        facet = _facet(after)
+        for member in members(find.formula) if find.name is None else [find.formula]:
+            formula = member if find.name or "-" in member and not re.search(r"\d-", member) else normalised_formula(member)
+            if formula:
+                mentions.append(
+                    Mention(
+                        formula=formula,
+                        raw=raw,
+                        name=find.name,
+                        role=_role(before, after),
+                        facet=facet,
+                        start=find.start,
+                        is_variable=bool(re.search(r"[xyzδ]", re.sub(ELEMENT, "", formula))),
+                    )
+                )
     return mentions
 
 
-def _named(text: str) -> list[Mention]:
-    return [
-        Mention(
-            formula=_words()["names"][match[0].lower()],
-            raw=match[0],
-            name=match[0].lower(),
-            role=_role(text[: match.start()], text[match.end() :]),
-            facet=_facet(text[match.end() :]),
-            start=match.start(),
-        )
-        for match in _name_pattern().finditer(text)
+def constituents_of(text: str) -> frozenset[str]:
+    """Elements of the compounds that a text names by formula."""
+    found: set[str] = set()
+    for match in _TOKEN.finditer(text):
+        elements = set(re.findall(ELEMENT, match[1] or ""))
+        if len(elements) > 1 and _is_written_compound(match[1]):
+            found |= elements
+    return frozenset(found)
+
+
+def _formulas(text: str, constituents: frozenset[str]) -> Iterator[_Find]:
+    systems = [
+        (match.start(), match.end(), system)
+        for match in _SYSTEM.finditer(text)
+        if (system := chemical_system(match[1])) and _is_alloy(match[1], text[match.end() : match.end() + _REACH])
     ]
+    for start, end, system in systems:
+        yield _Find(start, end, system)
+    for match in _TOKEN.finditer(text):
+        raw = match[1]
+        if not raw or any(start <= match.start(1) < end for start, end, _ in systems):
+            continue
+        start, end = match.start(1), match.start(1) + len(raw)
+        before, after = text[max(0, start - _REACH) : start], text[end : end + _REACH]
+        if _is_material(raw, before, after, constituents):
+            yield _Find(start, end, raw)
 
 
-def _is_material(raw: str, before: str, after: str) -> bool:
-    if len(composition(raw) or {}) > 1:
-        return not re.fullmatch(r"[A-Z]{2,}", raw) or raw in _words()["capitals"]
-    if _facet(after):
-        return True
-    if any(character.isdigit() for character in raw):
-        return raw in _words()["molecules"]
-    begins = not before.strip() or before.rstrip().endswith((".", ":", ")"))
-    if raw in _words()["words"] and begins:
+def _named(text: str, constituents: frozenset[str]) -> Iterator[_Find]:
+    names, longest = _names()
+    found = list(_WORD.finditer(text))
+    words = [match[0].lower() for match in found]
+    skip = 0
+    for place, word in enumerate(words):
+        if place < skip or word not in longest:
+            continue
+        for length in range(min(longest[word], len(words) - place), 0, -1):
+            name = " ".join(words[place : place + length])
+            formula = names.get(name)
+            if formula is None:
+                continue
+            start, end = found[place].start(), found[place + length - 1].end()
+            before, after = text[max(0, start - _REACH) : start], text[end : end + _REACH]
+            if not _is_part(before, after, composition(formula) or {}, constituents):
+                yield _Find(start, end, formula, name)
+            skip = place + length
+            break
+
+
+def _is_written_compound(raw: str) -> bool:
+    if raw in _words()["never"]:
         return False
-    return bool(_evidence("after").match(after) or _evidence("before").search(before))
+    return not (raw.isupper() and raw.isalpha()) or raw in _words()["capitals"]
 
 
-def _trimmed(token: str) -> str:
-    """Without an opening bracket that never closes, and what follows it: ``Si(`` of ``Si(111)``."""
-    token = re.sub(r"[(\[]\d+[)\]].*$", "", token)
-    for opening, closing in ("()", "[]"):
-        while token.count(opening) > token.count(closing):
-            token = token[: token.rindex(opening)]
-        if token.count(closing) > token.count(opening):
-            token = token[: token.index(closing)]
-    return token
+def _is_material(raw: str, before: str, after: str, constituents: frozenset[str]) -> bool:
+    elements = set(re.findall(ELEMENT, raw))
+    facet = _facet(after)
+    if len(elements) > 1:
+        if not _is_written_compound(raw) or _ION.match(after):
+            return False
+        if raw in _words()["chemicals"] and not facet and not re.match(r"\s?(?:molecules?|ad)", after):
+            return False
+        if raw.isalpha() and _patterns()["no_compound_after"].match(after):
+            return False
+        return not _DOSE.search(before) and not _PRESSURE.match(after)
+    if raw in _words()["molecules"]:
+        return True
+    if any(not character.isalpha() for character in raw):
+        return bool(_STACK_BEFORE.search(before) or _STACK_AFTER.match(after)) and len(raw) > 2
+    return _is_element(raw, before, after, facet is not None, constituents)
+
+
+def _is_element(symbol: str, before: str, after: str, has_facet: bool, constituents: frozenset[str]) -> bool:
+    """Whether a lone symbol is a material."""
+    patterns = _patterns()
+    if has_facet:
+        return not after.startswith(" [") and (len(symbol) > 1 or after[:1] == "(")
+    if _ION.match(after) or _is_part(before, after, {symbol: 1.0}, constituents):
+        return False
+    if patterns["strong_after"].match(after):
+        return not (symbol in _words()["words"] and not before.strip())
+    if _STACK_BEFORE.search(before) or _STACK_AFTER.match(after):
+        return not (len(symbol) == 1 and symbol != "C")
+    if len(symbol) == 1 or (symbol in _words()["words"] and not before.rstrip()[-1:].isalpha()):
+        return False
+    if symbol in constituents:
+        return bool(patterns["strong_before"].search(before))
+    return bool(
+        patterns["weak_after"].match(after)
+        or patterns["strong_before"].search(before)
+        or patterns["weak_before"].search(before)
+    )
+
+
+def _is_part(before: str, after: str, elements: dict[str, float], constituents: frozenset[str]) -> bool:
+    """Whether the words around make an element a dopant, a constituent or a spectral line."""
+    patterns = _patterns()
+    if len(elements) != 1:
+        return False
+    if patterns["part_after"].match(after) or patterns["part_before"].search(before):
+        return True
+    return elements.keys() <= constituents and bool(patterns["constituent_after"].match(after))
+
+
+def _is_alloy(written: str, after: str) -> bool:
+    """Whether elements joined by dashes are an alloy, and no bond, edge or curve."""
+    elements = re.findall(ELEMENT, written)
+    if any(element == "O" for element in elements) or _patterns()["bond_after"].match(after):
+        return False
+    return any(len(element) == 2 for element in elements)
 
 
 def _role(before: str, after: str) -> Role:
-    if _TIP_AFTER.match(after):
+    patterns = _patterns()
+    if patterns["tip_after"].match(after) or patterns["tip_before"].search(before):
         return "tip"
-    if _SUPPORT_AFTER.match(after):
+    if patterns["support_after"].match(after) or patterns["support_before"].search(before):
         return "support"
-    return "substrate" if _SUBSTRATE.search(before) or _SUBSTRATE_AFTER.match(after) else "sample"
+    if patterns["substrate_before"].search(before) or patterns["substrate_after"].match(after):
+        return "substrate"
+    return "sample"
 
 
 def _facet(after: str) -> str | None:
-    match = re.match(r"^\s?[({\[]\s?(-?\d\s?-?\d\s?-?\d(?:\s?-?\d)?)\s?[)}\]]", after)
+    match = _FACET.match(after)
     return match[1].replace(" ", "") if match else None
-
-
-@cache
-def _elements() -> frozenset[str]:
-    from ase.data import chemical_symbols
-
-    return frozenset(chemical_symbols[1:])
 
 
 @cache
 def _words() -> dict[str, Any]:
     import yaml
 
-    return yaml.safe_load((Path(__file__).parent / "chemistry.yaml").read_text(encoding="utf-8"))
+    words = yaml.safe_load((Path(__file__).parent / "chemistry.yaml").read_text(encoding="utf-8"))
+    return {key: value if isinstance(value, dict) else frozenset(value) for key, value in words.items()}
 
 
 @cache
-def _name_pattern() -> re.Pattern[str]:
-    names = "|".join(re.escape(name) for name in sorted(_words()["names"], key=len, reverse=True))
-    return re.compile(rf"(?<![A-Za-z])(?:{names})(?![A-Za-z])", re.IGNORECASE)
+def _names() -> tuple[dict[str, str], dict[str, int]]:
+    """Formula by name, and the number of words of the longest name that begins with a word."""
+    names: dict[str, str] = _words()["names"]
+    longest: dict[str, int] = {}
+    for name in names:
+        first = name.split()[0]
+        longest[first] = max(longest.get(first, 0), len(name.split()))
+    return names, longest
 
 
 @cache
-def _evidence(side: Literal["before", "after"]) -> re.Pattern[str]:
-    words = "|".join(_words()[f"evidence_{side}"])
-    return re.compile(rf"^[\s-]*(?:{words})\b" if side == "after" else rf"\b(?:{words})\s+$")
+def _patterns() -> dict[str, re.Pattern[str]]:
+    """Contexts by name: those that follow a material are matched from its end, the others up to its beginning."""
+    contexts: dict[str, list[str]] = _words()["contexts"]
+    return {
+        name: re.compile(
+            rf"(?:{'|'.join(words)})" if name.endswith("_after") else rf"(?:{'|'.join(words)})$",
+            re.IGNORECASE if name.startswith(("substrate", "support", "tip")) else 0,
+        )
+        for name, words in contexts.items()
+    }

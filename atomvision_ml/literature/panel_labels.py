@@ -1,0 +1,217 @@
+"""Which marks of a caption name its panels.
+
+Belongs here: the forms of labels, their ranges and lists, and what only looks like one. A label is met for the first
+time where its panel is described; a later one only points ("the line in (a)"). The labels of a figure belong to one
+alphabet and have no gap from its first letter on. Miller indices, equations and references are no labels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+Alphabet = Literal["lower", "upper", "roman", "Roman", "number"]
+
+_ROMANS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
+_PLACES: dict[Alphabet, dict[str, int]] = {
+    "lower": {chr(ord("a") + place): place for place in range(26)},
+    "upper": {chr(ord("A") + place): place for place in range(26)},
+    "roman": {numeral: place for place, numeral in enumerate(_ROMANS)},
+    "Roman": {numeral.upper(): place for place, numeral in enumerate(_ROMANS)},
+    "number": {str(place + 1): place for place in range(20)},
+}
+_NAMES = {alphabet: tuple(places) for alphabet, places in _PLACES.items()}
+
+_ITEM = r"(?:[ivx]{2,4}|[IVX]{2,4}|[A-Za-z]\d?|\d{1,2})(?![\w'′])"
+_JOINT = r"\s*(?:,\s*and\b|,|\band\b|&|-|–|—|\bto\b|\bthrough\b|\.\.\.|…)\s*"
+_GROUP = rf"{_ITEM}(?:{_JOINT}{_ITEM})*"
+_BRACKETED = re.compile(rf"[(\[]\s*({_GROUP})\.?\s*[)\]](?!\s*[-\u2013]?\s*[(\[]?\d\s?×)")
+_JOINED = re.compile(rf"^{_JOINT}$")
+_RANGE = re.compile(r"[-–—…]|\bto\b|\bthrough\b|\.\.\.")
+_BARE = re.compile(
+    rf"(?:^|(?<=[.;:,|?!)—–] )|(?<=[\])] )|(?<=\band )|(?<=[Pp]anel )|(?<=[Pp]anels )|(?<=\d ))(?<!\d, )"
+    rf"({_GROUP})(\)\s|\s?[,:/.]\s|(?=\s(?:[A-Z0-9(]|respectively|as |in |after |before |the |and |gives?|shows?|are |is ))|$)"
+)
+_NO_LABEL_BEFORE = re.compile(
+    r"(?:\b(?:eqs?|equations?|refs?|references?|figs?|figures?|tables?|sections?|supplementary|circles?|labell?ed|marked|"
+    r"points?|particles?|regions?|positions?|sites?|arrows?|windows?|grains?|spots?|peaks?|lines?|squares?|boxes|"
+    r"numbered|denoted|indicated by)\.?\s*\d*\s*)$",
+    re.IGNORECASE,
+)
+_NO_LABEL_AFTER = re.compile(r"\s*(?:denotes?|marks?|labels?|stands? for|indicates?|corresponds?|refers?)\b")
+_POINTS = re.compile(
+    r"(?:\b(?:in|of|from|see|as|by|with|than|to|between|for|like|within|at|per|panels?|insets?|parts?|both|the|box|"
+    r"rectangle|along|around|on|over)|[a-z]\)?,?)\s*$",
+    re.IGNORECASE,
+)
+_FUNCTION_WORD = re.compile(
+    r"\s*(?:$|[.,;:)\]]|(?:and|is|are|was|were|shows?|with|at|in|by|taken|recorded|for|along|respectively|as|that|which|on|"
+    r"to|over|but|while|where)\b)"
+)
+_CLAUSE_START = re.compile(r"(?:^|[.;:,!?)\]—–|(]|\b(?:and|while|whereas|but|or|plus))\s*$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A group of labels at a place of the text."""
+
+    start: int
+    end: int
+    labels: tuple[str, ...]
+    opens: bool
+    """It stands at the beginning of a clause."""
+
+
+def find_labels(text: str) -> list[Mark]:
+    """The marks that name panels, in the order of the text; an empty list for a figure without labels.
+
+    Args:
+        text: plain text of a caption.
+    """
+    best: list[Mark] = []
+    for marks in _readings(text):
+        if _weight(marks) > _weight(best):
+            best = marks
+    return best
+
+
+def expand_labels(group: str) -> tuple[str, ...]:
+    """Labels of a group as it is written: ``a-c, e`` is a, b, c, e; ``ii–iv`` is ii, iii, iv; ``a1–a3`` is a1, a2, a3."""
+    items = list(re.finditer(_ITEM, group))
+    labels = [items[0][0]] if items else []
+    for before, item in zip(items, items[1:], strict=False):
+        joint = group[before.end() : item.start()]
+        labels += _between(before[0], item[0]) if _RANGE.search(joint) else [item[0]]
+    return tuple(dict.fromkeys(labels))
+
+
+def place_of(label: str) -> tuple[int, str]:
+    """Where a label stands in its alphabet, for sorting."""
+    for alphabet in ("roman", "Roman") if len(label) > 1 and label.isalpha() else ("lower", "upper", "number"):
+        if (place := _place(label, alphabet)) is not None:  # type: ignore[arg-type]
+            return place, label
+    return 99, label
+
+
+def references(text: str, known: Iterable[str]) -> list[tuple[int, tuple[str, ...]]]:
+    """Groups of known labels anywhere in a text, with their places; bare letters only where all of a group are known."""
+    names = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
+    if not names:
+        return []
+    found = []
+    for match in _reference_pattern(names).finditer(text):
+        found.append((match.start(), expand_labels(match[1] or match[2] or match[3])))
+    return found
+
+
+@cache
+def _reference_pattern(names: str) -> re.Pattern[str]:
+    item = rf"(?:{names})(?![\w'′])"
+    group = rf"{item}(?:\)?{_JOINT}\(?{item})*"
+    word = r"(?:[Pp]anels?|in|for|of|from|both)"
+    return re.compile(rf"[(\[]({group})\.?[)\]]|\b{word}\s+({group})|(?:(?<=[:;,] )|(?<=^))({group})(?=[:,]? \d|,)")
+
+
+def _readings(text: str) -> list[list[Mark]]:
+    """The text read in each of the alphabets, in brackets or bare."""
+    bracketed = _merged(text, [(match.start(), match.end(), match[1]) for match in _BRACKETED.finditer(text)])
+    bare = [(match.start(1), match.end(), match[1]) for match in _BARE.finditer(text)]
+    readings = []
+    for alphabet in _PLACES:
+        if any(group[0] in _NAMES[alphabet][0] or group.startswith(_NAMES[alphabet][0]) for _, _, group in bracketed):
+            readings.append(_defining(text, bracketed, alphabet))
+        if any(group.startswith(_NAMES[alphabet][0]) for _, _, group in bare):
+            readings.append(_in_sequence(text, bare, alphabet))
+    return readings
+
+
+def _weight(marks: Sequence[Mark]) -> tuple[int, int]:
+    """A reading with more labels is better, then one that begins earlier; one label alone is none."""
+    count = sum(len(mark.labels) for mark in marks)
+    return (count, -marks[0].start) if count > 1 else (0, 0)
+
+
+def _merged(text: str, found: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """``(a) and (b)``, ``(a)–(c)`` and ``(c), (d)`` are one group each."""
+    merged: list[tuple[int, int, str]] = []
+    for start, end, group in found:
+        joint = text[merged[-1][1] : start] if merged else ""
+        if merged and _JOINED.match(joint):
+            merged[-1] = (merged[-1][0], end, f"{merged[-1][2]}{joint}{group}")
+        else:
+            merged.append((start, end, group))
+    return merged
+
+
+def _defining(text: str, found: Sequence[tuple[int, int, str]], alphabet: Alphabet) -> list[Mark]:
+    """Marks in brackets that describe a panel for the first time."""
+    marks: list[Mark] = []
+    known: set[str] = set()
+    weak: list[Mark] = []
+    for start, end, group in found:
+        labels = expand_labels(group)
+        if any(_place(label, alphabet) is None for label in labels) or known & set(labels):
+            continue
+        before, after = text[max(0, start - 40) : start], text[end : end + 16]
+        if _is_no_label(text, before, after, start):
+            continue
+        mark = Mark(start, end, labels, bool(_CLAUSE_START.search(before)))
+        if _POINTS.search(before) and not mark.opens and _FUNCTION_WORD.match(after):
+            weak.append(mark)
+            continue
+        known |= set(labels)
+        marks.append(mark)
+    for mark in weak:
+        if known and not known & set(mark.labels):
+            known |= set(mark.labels)
+            marks.append(mark)
+    return _without_gap(sorted(marks, key=lambda mark: mark.start), alphabet)
+
+
+def _is_no_label(text: str, before: str, after: str, start: int) -> bool:
+    if _NO_LABEL_BEFORE.search(before) and not re.match(r"\s*(?:[A-Z]|$)", after):
+        return True
+    if _NO_LABEL_AFTER.match(after) and not re.search(r"[Pp]anels?\s*$", before):
+        return True
+    inside = text[:start]
+    return inside.count("[") > inside.count("]") and text[start] != "["
+
+
+def _in_sequence(text: str, found: Sequence[tuple[int, int, str]], alphabet: Alphabet) -> list[Mark]:
+    """Marks without brackets: only in the strict order of the alphabet."""
+    marks: list[Mark] = []
+    expected = 0
+    for start, end, group in found:
+        labels = expand_labels(group)
+        places = [_place(label, alphabet) for label in labels]
+        if places != list(range(expected, expected + len(places))):
+            continue
+        marks.append(Mark(start, end, labels, True))
+        expected += len(labels)
+    return marks
+
+
+def _without_gap(marks: Sequence[Mark], alphabet: Alphabet) -> list[Mark]:
+    places = {_place(label, alphabet) for mark in marks for label in mark.labels}
+    count = next(place for place in range(99) if place not in places)
+    return [mark for mark in marks if all((_place(label, alphabet) or 0) < count for label in mark.labels)]
+
+
+def _place(label: str, alphabet: Alphabet) -> int | None:
+    places = _PLACES[alphabet]
+    if label in places:
+        return places[label]
+    return places.get(label[:-1]) if alphabet in ("lower", "upper") and label[-1:].isdigit() else None
+
+
+def _between(first: str, last: str) -> list[str]:
+    """The labels after the first up to the last; the last alone if they are not of one alphabet."""
+    if len(first) == len(last) == 2 and first[0] == last[0] and (first + last)[1::2].isdigit():
+        return [f"{first[0]}{number}" for number in range(int(first[1]) + 1, int(last[1]) + 1)]
+    for alphabet, places in _PLACES.items():
+        if first in places and last in places and places[first] < places[last]:
+            return list(_NAMES[alphabet][places[first] + 1 : places[last] + 1])
+    return [last]
