@@ -14,17 +14,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atomvision_ml.images.stem import render
     from atomvision_ml.models.atom_finder import find_atoms
+    from atomvision_ml.models.autoencoder import reconstruct
+    from atomvision_ml.models.defect_finder import find_defects
+    from atomvision_ml.models.domain import check_domain
     from atomvision_ml.models.lattice_finder import find_lattice
     from atomvision_ml.models.segmenter import segment
+    from atomvision_ml.models.super_resolution.resolver import upscale
 
 _WHERE = {
+    "check_domain": "atomvision_ml.models.domain",
+    "find_defects": "atomvision_ml.models.defect_finder",
+    "reconstruct": "atomvision_ml.models.autoencoder",
+    "upscale": "atomvision_ml.models.super_resolution.resolver",
     "find_atoms": "atomvision_ml.models.atom_finder",
     "render": "atomvision_ml.images.stem",
     "find_lattice": "atomvision_ml.models.lattice_finder",
     "segment": "atomvision_ml.models.segmenter",
 }
 
-__all__ = ["find_atoms", "find_lattice", "render", "segment"]
+__all__ = [
+    "check_domain",
+    "find_atoms",
+    "find_defects",
+    "find_lattice",
+    "reconstruct",
+    "render",
+    "segment",
+    "upscale",
+]
 
 
 def __getattr__(name: str) -> Any:

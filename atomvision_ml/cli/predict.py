@@ -1,9 +1,14 @@
-"""``atomvision predict lattice|segment``: what a model says of images, one JSON object a line and image."""
+"""``atomvision predict``: what a model says of images, one JSON object a line and image.
+
+Belongs here: one command a task, and what all of them share: the choice of the model, the comparison of each image with
+the training images, pictures, and what becomes of a bad image.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,16 +18,24 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
-app = typer.Typer(no_args_is_help=True, help="Find the lattice or the atoms of images.")
+    from atomvision_ml.models.specs.spec import ModelSpec
+
+app = typer.Typer(no_args_is_help=True, help="What a model says of images.")
 
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files: png, tif, npy.")]
 PixelSize = Annotated[float, typer.Option(help="Edge of a pixel in Å, the same for all images.")]
-Model = Annotated[str | None, typer.Option(help="Name of a released model, or a checkpoint folder.")]
+Model = Annotated[
+    str | None, typer.Option(help="Name of a released model, NAME@VERSION of the data root, or a checkpoint folder.")
+]
 Overlay = Annotated[Path | None, typer.Option(help="Folder for a picture per image with the result drawn in.")]
+Output = Annotated[Path, typer.Option(help="Folder for an image (tif) per image.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line and image, in the order given.")]
 
-Predict = Callable[["np.ndarray"], tuple[dict[str, Any], Callable[[], bytes]]]
-"""For an image, what is said of it and how to draw that."""
+Said = tuple[dict[str, Any], Callable[[], bytes]]
+"""What is said of an image, and how to draw that."""
+
+Predict = Callable[["np.ndarray", str], Said]
+"""From an image and the stem of its files' names to what is said of it."""
 
 
 @app.command()
@@ -33,26 +46,24 @@ def lattice(
     overlay: Overlay = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bravais class, probabilities and reduced primitive lattice vectors with standard uncertainties."""
-    from atomvision_ml.models.lattice_finder import find_lattice
+    """Bravais class, probabilities and, where the model gives them, reduced primitive lattice vectors."""
+    chosen = _chosen(model, "lattice")
 
-    _check_name(model, "lattice")
-    _check_pixel_size(pixel_size_angstrom)
-
-    def predict(image: np.ndarray) -> tuple[dict[str, Any], Callable[[], bytes]]:
+    def predict(image: np.ndarray, stem: str) -> Said:
         from atomvision_ml.evaluation.gallery.pictures import image_picture
 
-        found = find_lattice(image, pixel_size_angstrom)
+        found = chosen(image, pixel_size_angstrom)
+        vectors, errors = (getattr(found, f"{name}_angstrom", None) for name in ("lattice_vectors", "uncertainties"))
         said = {
             "lattice": found.lattice,
             "probabilities": found.probabilities,
-            "lattice_vectors_angstrom": found.lattice_vectors_angstrom.tolist(),
-            "lattice_vector_uncertainties_angstrom": found.uncertainties_angstrom.tolist(),
+            "lattice_vectors_angstrom": None if vectors is None else vectors.tolist(),
+            "lattice_vector_uncertainties_angstrom": None if errors is None else errors.tolist(),
             "model": found.model,
         }
-        return said, partial(image_picture, image, pixel_size_angstrom, found.lattice_vectors_angstrom)
+        return said, partial(image_picture, image, pixel_size_angstrom, vectors)
 
-    _run(images, predict, overlay, _lattice_line, as_json=as_json)
+    _run(images, pixel_size_angstrom, predict, overlay, _lattice_line, as_json=as_json)
 
 
 @app.command()
@@ -64,30 +75,208 @@ def segment(
     as_json: AsJson = False,
 ) -> None:
     """Atoms: x, y in Å from the centre of pixel [0, 0], and the mean intensity of each."""
-    from atomvision_ml.models.checkpoint import CheckpointError, find_checkpoint
-    from atomvision_ml.models.registry import UnknownModelError
-    from atomvision_ml.models.segmenter import segment as find_atoms
+    chosen = _chosen(model, "segmentation")
 
-    _check_pixel_size(pixel_size_angstrom)
-    if model is not None:
-        try:
-            find_checkpoint(model)
-        except (CheckpointError, UnknownModelError) as error:
-            _refuse(str(error), "--model")
-
-    def predict(image: np.ndarray) -> tuple[dict[str, Any], Callable[[], bytes]]:
+    def predict(image: np.ndarray, stem: str) -> Said:
         from atomvision_ml.evaluation.gallery.pictures import overlay_picture
 
-        found = find_atoms(image, pixel_size_angstrom, model)
-        no_truth = found.mask & False
-        draw = partial(overlay_picture, image, found.mask, no_truth, found.atoms, pixel_size_angstrom)
-        return {"atoms": found.atoms, "model": found.model}, draw
+        found = chosen(image, pixel_size_angstrom)
+        sure = float(found.probability[found.mask].mean()) if found.mask.any() else None
+        draw = partial(overlay_picture, image, found.mask, found.mask & False, found.atoms, pixel_size_angstrom)
+        return {"atoms": found.atoms, "mean_probability": sure, "model": found.model}, draw
 
-    _run(images, predict, overlay, _segment_line, as_json=as_json)
+    _run(images, pixel_size_angstrom, predict, overlay, _atoms_line, as_json=as_json)
+
+
+@app.command()
+def atoms(
+    images: Images,
+    pixel_size_angstrom: PixelSize,
+    model: Model = None,
+    overlay: Overlay = None,
+    as_json: AsJson = False,
+) -> None:
+    """Atomic columns by a joint fit: x, y in Å from the centre of pixel [0, 0], and their integrated intensities."""
+    chosen = _chosen(model, "atoms")
+
+    def predict(image: np.ndarray, stem: str) -> Said:
+        from atomvision_ml.evaluation.gallery.pictures import overlay_picture
+
+        found = chosen(image, pixel_size_angstrom)
+        mask = found.probability >= 0.5
+        draw = partial(overlay_picture, image, mask, mask & False, found.columns, pixel_size_angstrom)
+        said = {
+            "atoms": found.columns,
+            "position_uncertainty_angstrom": _position_uncertainty(found.fit),
+            "model": f"{chosen.name} on {found.model}",
+        }
+        return said, draw
+
+    _run(images, pixel_size_angstrom, predict, overlay, _atoms_line, as_json=as_json)
+
+
+@app.command()
+def defects(
+    images: Images,
+    pixel_size_angstrom: PixelSize,
+    model: Model = None,
+    overlay: Overlay = None,
+    as_json: AsJson = False,
+) -> None:
+    """Vacancies, substitutions and strained regions of one crystal, each with its significance."""
+    chosen = _chosen(model, "defects")
+
+    def predict(image: np.ndarray, stem: str) -> Said:
+        from atomvision_ml.evaluation.gallery.pictures import defects_picture
+
+        found = chosen(image, pixel_size_angstrom)
+        said = {
+            "defects": [asdict(one) for one in found.defects],
+            "n_sites": found.n_sites,
+            "smallest_change": found.smallest_change,
+            "lattice_vectors_angstrom": found.lattice_vectors_angstrom.tolist(),
+            "model": found.model,
+        }
+        return said, partial(defects_picture, image, pixel_size_angstrom, said["defects"])
+
+    _run(images, pixel_size_angstrom, predict, overlay, _defects_line, as_json=as_json)
+
+
+@app.command()
+def upscale(
+    images: Images,
+    pixel_size_angstrom: PixelSize,
+    output: Output,
+    model: Model = None,
+    overlay: Overlay = None,
+    as_json: AsJson = False,
+) -> None:
+    """The image on pixels a quarter as large, written as tif with its pixel size."""
+    chosen = _chosen(model, "super_resolution")
+
+    def predict(image: np.ndarray, stem: str) -> Said:
+        from atomvision_ml.evaluation.gallery.pictures import image_picture
+
+        found = chosen(image, pixel_size_angstrom)
+        path = _written(output, stem, found.image, found.pixel_size_angstrom)
+        said = {"output": path, "pixel_size_angstrom": found.pixel_size_angstrom, "model": found.model}
+        return said, partial(image_picture, found.image, found.pixel_size_angstrom)
+
+    _run(images, pixel_size_angstrom, predict, overlay, _output_line, as_json=as_json)
+
+
+@app.command()
+def reconstruct(
+    images: Images,
+    pixel_size_angstrom: PixelSize,
+    output: Output,
+    model: Model = None,
+    overlay: Overlay = None,
+    as_json: AsJson = False,
+) -> None:
+    """The image through the latent of an autoencoder, written as tif; the latents beside it as npy."""
+    chosen = _chosen(model, "reconstruction")
+
+    def predict(image: np.ndarray, stem: str) -> Said:
+        import numpy as np
+
+        from atomvision_ml.evaluation.gallery.pictures import image_picture
+
+        found = chosen(image, pixel_size_angstrom)
+        path = _written(output, stem, found.reconstruction, pixel_size_angstrom)
+        latent = output / f"{stem}-latent.npy"
+        np.save(latent, found.latent)
+        left = image - found.reconstruction
+        said = {
+            "output": path,
+            "latent": str(latent),
+            "latent_shape": list(found.latent.shape),
+            "explained_share": float(1 - left.var() / image.var()) if image.var() > 0 else None,
+            "model": found.model,
+        }
+        return said, partial(image_picture, found.reconstruction, pixel_size_angstrom)
+
+    _run(images, pixel_size_angstrom, predict, overlay, _output_line, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A registered model and, unless it has no weights and default parameters, its checkpoint folder."""
+
+    spec: ModelSpec
+    folder: Path | None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def __call__(self, image: np.ndarray, pixel_size_angstrom: float) -> Any:
+        predict = self.spec.predictor()
+        if self.spec.kind == "network":
+            return predict(image, pixel_size_angstrom, self.folder)
+        if self.folder is None:
+            return predict(image, pixel_size_angstrom)
+        from atomvision_ml.models.checkpoint import load_checkpoint
+
+        parameters = self.spec.parameters_class()(**load_checkpoint(self.folder).parameters)
+        return predict(image, pixel_size_angstrom, parameters)
+
+
+def _chosen(model: str | None, task: str) -> _Chosen:
+    """The model of that name, version or folder; by default the first of its task that can be used."""
+    from atomvision_ml.models.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
+    from atomvision_ml.models.registry import model_names, model_spec
+
+    usable = _usable(task)
+    valid = f"registered are {', '.join(model_names(task))}; usable without training {', '.join(usable) or 'none'}"
+    if model is None:
+        if not usable:
+            _refuse(f"this installation has no released model for {task}; {valid}", "--model")
+        model = usable[0]
+    try:
+        if model in model_names(task) and not Path(model).is_dir():
+            spec = model_spec(model)
+            return _Chosen(spec, find_checkpoint(model) if spec.kind == "network" else None)
+        folder = _of_version(model) if "@" in model and not Path(model).exists() else find_checkpoint(model)
+        checkpoint = load_checkpoint(folder)
+    except CheckpointError as error:
+        _refuse(f"unknown model {model!r} for {task}: {error}; {valid}", "--model")
+    if checkpoint.card.task != task:
+        _refuse(f"{model} is a model for {checkpoint.card.task}, not for {task}; {valid}", "--model")
+    return _Chosen(model_spec(checkpoint.name), folder)
+
+
+def _usable(task: str) -> list[str]:
+    """Registered models of a task that need no training or have a released checkpoint."""
+    from atomvision_ml.models.checkpoint import released_names
+    from atomvision_ml.models.registry import model_names, model_spec
+
+    released = released_names()
+    return [name for name in model_names(task) if model_spec(name).kind == "classical" or name in released]
+
+
+def _of_version(model: str) -> Path:
+    """Local folder of a checkpoint that the data root has published as NAME@VERSION."""
+    from atomvision_ml.models.checkpoint import CheckpointError
+    from atomvision_ml.models.registry import model_names
+    from atomvision_ml.storage.lake import Lake
+
+    name = model.partition("@")[0]
+    if name not in model_names():
+        raise CheckpointError(f"{name!r} is not registered")
+    try:
+        lake = Lake.from_settings()
+        published = {row["model_id"]: row["blob"] for row in lake.scan(f"models/{name}").collect().to_dicts()}
+    except (LookupError, OSError) as error:
+        raise CheckpointError(f"the data root has no models/{name}: {error}") from error
+    if model not in published:
+        raise CheckpointError(f"the data root has {', '.join(published) or 'no version'}")
+    return lake.blob(published[model])
 
 
 def _run(
     images: list[Path],
+    pixel_size_angstrom: float,
     predict: Predict,
     overlay: Path | None,
     line: Callable[[dict[str, Any]], str],
@@ -95,63 +284,102 @@ def _run(
     as_json: bool,
 ) -> None:
     """One line an image, in order; an unreadable or unsuited one gets its error, and the exit code is then 1."""
+    if not 0 < pixel_size_angstrom < float("inf"):
+        _refuse(f"{pixel_size_angstrom} is not positive", "--pixel-size-angstrom")
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
-    names = _overlay_names(images)
     has_failed = False
-    for path, name in zip(images, names, strict=True):
-        said = _said(path, predict, None if overlay is None else overlay / name)
+    for path, stem in zip(images, _stems(images), strict=True):
+        said = _said(path, stem, pixel_size_angstrom, predict, None if overlay is None else overlay / f"{stem}.png")
         has_failed |= "error" in said
         if as_json:
-            typer.echo(json.dumps(said))
+            typer.echo(json.dumps(said, allow_nan=False))
         else:
-            typer.echo(f"{path}: {said['error'] if 'error' in said else line(said)}", err="error" in said)
+            _print(path, said, line)
     raise typer.Exit(int(has_failed))
 
 
-def _said(path: Path, predict: Predict, picture: Path | None) -> dict[str, Any]:
+def _said(path: Path, stem: str, pixel_size_angstrom: float, predict: Predict, picture: Path | None) -> dict[str, Any]:
     from atomvision_ml.images.files import read_image
+    from atomvision_ml.models.domain import check_domain
 
+    compared: dict[str, Any] = {}
     try:
         image = read_image(path)
-        said, draw = predict(image)
+        domain = check_domain(image, pixel_size_angstrom)
+        compared = {"typicality": domain.typicality, "warnings": list(domain.warnings)}
+        said, draw = predict(image, stem)
     except ValueError as error:
-        return {"image": str(path), "error": str(error)}
+        return {"image": str(path), "error": str(error), **compared}
     if picture is not None:
         picture.write_bytes(draw())
-    return {"image": str(path), **said}
+    return {"image": str(path), **said, **compared}
 
 
-def _overlay_names(images: list[Path]) -> list[str]:
-    """One picture name an image; equal stems are numbered so that none overwrites another."""
+def _print(path: Path, said: dict[str, Any], line: Callable[[dict[str, Any]], str]) -> None:
+    typer.echo(f"{path}: {said['error'] if 'error' in said else line(said)}", err="error" in said)
+    for warning in said.get("warnings", ()):
+        typer.echo(f"{path}: warning: {warning}", err=True)
+    if said.get("warnings"):
+        typer.echo(
+            f"{path}: warning: unlike the training images (typicality {said['typicality']:.2f}); "
+            "stated probabilities and uncertainties are not known to hold",
+            err=True,
+        )
+
+
+def _written(folder: Path, stem: str, image: np.ndarray, pixel_size_angstrom: float) -> str:
+    from atomvision_ml.images.files import write_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stem}.tif"
+    write_image(path, image, pixel_size_angstrom)
+    return str(path)
+
+
+def _position_uncertainty(fit: Any) -> float | None:
+    """Median standard deviation of the fitted positions along an axis, from some fifty of the atoms."""
+    import numpy as np
+
+    if fit is None or not len(fit.intensities):
+        return None
+    some = np.arange(0, len(fit.intensities), max(1, len(fit.intensities) // 50))
+    deviation = float(np.median(fit.deviations(some)[:, 1:]))
+    return deviation if np.isfinite(deviation) else None
+
+
+def _stems(images: list[Path]) -> list[str]:
+    """One stem an image for the files made of it; equal ones are numbered so that none overwrites another."""
     stems = [path.stem for path in images]
-    return [f"{stem}.png" if stems.count(stem) == 1 else f"{stem}-{n + 1}.png" for n, stem in enumerate(stems)]
+    return [stem if stems.count(stem) == 1 else f"{stem}-{n + 1}" for n, stem in enumerate(stems)]
 
 
 def _lattice_line(said: dict[str, Any]) -> str:
     import numpy as np
 
+    start = f"{said['lattice']} ({said['probabilities'][said['lattice']]:.0%})"
+    if said["lattice_vectors_angstrom"] is None:
+        return f"{start}  [{said['model']}]"
     a, b = (float(np.hypot(*vector)) for vector in said["lattice_vectors_angstrom"])
     (ax, ay), (bx, by) = said["lattice_vectors_angstrom"]
     angle = float(np.degrees(np.arccos(np.clip((ax * bx + ay * by) / (a * b), -1, 1))))
-    share = said["probabilities"][said["lattice"]]
-    return f"{said['lattice']} ({share:.0%}), a = {a:.4f} Å, b = {b:.4f} Å, γ = {angle:.2f}°  [{said['model']}]"
+    return f"{start}, a = {a:.4f} Å, b = {b:.4f} Å, γ = {angle:.2f}°  [{said['model']}]"
 
 
-def _segment_line(said: dict[str, Any]) -> str:
+def _atoms_line(said: dict[str, Any]) -> str:
     return f"{len(said['atoms'])} atoms  [{said['model']}]"
 
 
-def _check_name(model: str | None, task: str) -> None:
-    from atomvision_ml.models.registry import model_names
+def _defects_line(said: dict[str, Any]) -> str:
+    kinds = [one["kind"] for one in said["defects"]]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "none"
+    least = said["smallest_change"]
+    reach = "" if least is None else f", changes from {least:.0%} up can be seen"
+    return f"{counts} among {said['n_sites']} columns{reach}  [{said['model']}]"
 
-    if model is not None and model not in model_names(task):
-        _refuse(f"unknown model {model!r} for {task}; registered are {', '.join(model_names(task))}", "--model")
 
-
-def _check_pixel_size(pixel_size_angstrom: float) -> None:
-    if not 0 < pixel_size_angstrom < float("inf"):
-        _refuse(f"{pixel_size_angstrom} is not positive", "--pixel-size-angstrom")
+def _output_line(said: dict[str, Any]) -> str:
+    return f"{said['output']}  [{said['model']}]"
 
 
 def _refuse(message: str, option: str) -> NoReturn:

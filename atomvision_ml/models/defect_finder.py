@@ -101,14 +101,15 @@ class DefectResult:
         defects: candidates, the most significant first of each kind.
         n_sites: columns that were judged.
         lattice_vectors_angstrom: (2, 2) rows of the crystal's primitive vectors.
-        smallest_change: median over the kinds of the least change that could have been found, as a share.
+        smallest_change: median over the sites of the least change that could have been found, as a share of the
+            intensity; None if no site could be judged.
         model: name of the model.
     """
 
     defects: tuple[FoundDefect, ...]
     n_sites: int
     lattice_vectors_angstrom: Floats
-    smallest_change: float
+    smallest_change: float | None
     model: str = MODEL_NAME
 
 
@@ -148,7 +149,7 @@ def find_defects(
         (*points, *regions),
         int(judged.sum()),
         sites.lattice_vectors_angstrom,
-        float(np.median(known)) if len(known) else float("inf"),
+        float(np.median(known)) if len(known) else None,
     )
 
 
@@ -157,12 +158,13 @@ def _compared(sites: Sites, judged: NDArray[np.bool_], chosen: DefectFinderParam
     from scipy.stats import t as student
 
     n = len(sites.kinds)
+    brightest = float(sites.typical_intensities.max())
     ratio, spread, threshold = np.ones(n), np.full(n, np.inf), np.full(n, np.inf)
     tail = chosen.false_alarms / max(int(judged.sum()), 1) / 2
     for kind, typical in enumerate(sites.typical_intensities):
         mine = sites.kinds == kind
         known = mine & judged
-        if typical < chosen.minimum_brightness * sites.typical_intensities.max() or known.sum() < 4:
+        if typical <= max(chosen.minimum_brightness * brightest, 0.0) or known.sum() < 4:
             continue
         ratio[mine] = sites.intensities[mine] / typical
         spread[mine] = np.hypot(_MAD * float(np.median(np.abs(ratio[known] - 1))), _CLEAN_SPREAD)

@@ -341,7 +341,10 @@ class _Problem:
         n = len(self.ideal)
         matrix = normal_matrix(self.positions, np.ones(n), self.sigma, self.weights, self.pixel)[::3, ::3]
         intensities = self._solve(matrix.tocsc(), np.full(n, 1e-6 * float(matrix.diagonal().max())), np.zeros(n), [0])
-        return replace(self, intensities=intensities, typical=self._typical(intensities))
+        typical = self._typical(intensities)
+        if not typical.max() > 0:
+            raise NoLatticeError("the sites of the lattice are not brighter than what lies between them")
+        return replace(self, intensities=intensities, typical=typical)
 
     def _step(self) -> _Problem:
         """One solution for all intensities and displacements about the typical intensities."""

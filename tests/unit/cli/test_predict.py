@@ -65,11 +65,90 @@ def test_segment_finds_the_columns(folder, tmp_path):
     assert (tmp_path / "o" / "three.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("task", ["lattice", "segment"])
-def test_unknown_model_lists_the_valid_ones(folder, task):
-    code, _, err = run(task, folder / "one.png", "--pixel-size-angstrom", 0.2, "--model", "nonsense", "--json")
+NAMES = {
+    "lattice": "lattice_finder",
+    "segment": "segmenter",
+    "atoms": "atom_finder",
+    "defects": "defect_finder",
+    "upscale": "super_resolver",
+    "reconstruct": "conv_autoencoder",
+}
+
+
+def options(task, folder):
+    return ["--output", folder] if task in ("upscale", "reconstruct") else []
+
+
+@pytest.mark.parametrize("task", NAMES)
+def test_unknown_model_lists_the_valid_ones(folder, task, tmp_path):
+    for model in ("nonsense", "nonsense@1", "segmenter" if task != "segment" else "lattice_finder"):
+        code, _, err = run(
+            task, folder / "one.png", "--pixel-size-angstrom", 0.2, "--model", model, *options(task, tmp_path)
+        )
+        assert code == 2
+        assert NAMES[task] in err.replace("│", " ").replace("\n", " ")
+
+
+def test_a_checkpoint_folder_serves_its_own_task_only(folder, tmp_path):
+    from atomvision_ml.models.checkpoint import classical_checkpoint
+    from atomvision_ml.models.defect_finder import DefectFinderParameters
+
+    classical_checkpoint("defect_finder", DefectFinderParameters(border_angstrom=6.0), tmp_path / "made")
+    given = ["--pixel-size-angstrom", 0.2, "--json", "--model", tmp_path / "made"]
+    code, out, _ = run("defects", folder / "two.npy", *given)
+    _, default, _ = run("defects", folder / "two.npy", "--pixel-size-angstrom", 0.2, "--json")
+    assert code == 0
+    assert json.loads(out)["n_sites"] < json.loads(default)["n_sites"]
+    code, _, err = run("lattice", folder / "two.npy", *given)
     assert code == 2
-    assert {"lattice": "lattice_finder", "segment": "segmenter"}[task] in err
+    assert "defects" in err
+
+
+def test_defects_of_a_sheet_with_a_missing_column(folder, tmp_path):
+    atoms = mx2("MoS2", vacuum=8.0).repeat((8, 8, 1))
+    atoms.center(vacuum=0.0)
+    atoms.pbc = False
+    middle = atoms.positions[atoms.numbers == 42].mean(axis=0)
+    gone = int(np.argmin(np.where(atoms.numbers == 42, np.linalg.norm(atoms.positions - middle, axis=1), np.inf)))
+    x, y = atoms.positions[gone, :2]
+    shift = (12.8 - x, 12.8 - y)
+    del atoms[gone]
+    image = render(atoms, pixel_size_angstrom=0.15, size=171, shift_angstrom=shift)
+    inner = image[40:131, 40:131]
+    write_image(tmp_path / "sheet.npy", inner, 0.15)
+    given = [tmp_path / "sheet.npy", "--pixel-size-angstrom", 0.15, "--overlay", tmp_path / "o"]
+    code, out, _ = run("defects", *given, "--json")
+    said = json.loads(out)
+    assert code == 0
+    (one,) = said["defects"]
+    assert one["kind"] == "vacancy"
+    assert np.hypot(one["x_angstrom"] - 6.8, one["y_angstrom"] - 6.8) < 0.1
+    assert one["change"] == pytest.approx(-1, abs=0.05)
+    assert (tmp_path / "o" / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    assert "1 vacancy" in run("defects", *given)[1]
+
+
+def test_atoms_with_their_uncertainty(folder):
+    code, out, _ = run("atoms", folder / "two.npy", "--pixel-size-angstrom", 0.2, "--json")
+    said = json.loads(out)
+    assert code == 0
+    assert set(said["atoms"][0]) == {"x_angstrom", "y_angstrom", "intensity"}
+    assert 0 < said["position_uncertainty_angstrom"] < 0.05
+
+
+def test_images_unlike_the_training_images_are_named(folder, tmp_path):
+    noise = np.random.default_rng(0).normal(size=(96, 96))
+    write_image(tmp_path / "noise.npy", noise, 0.2)
+    given = ["--pixel-size-angstrom", 0.2]
+    code, out, _ = run("segment", folder / "two.npy", tmp_path / "noise.npy", *given, "--json")
+    usual, unusual = (json.loads(line) for line in out.splitlines())
+    assert usual["warnings"] == []
+    assert usual["typicality"] > 0.05 > unusual["typicality"]
+    assert any("signal_to_noise" in warning for warning in unusual["warnings"])
+    code, out, err = run("lattice", tmp_path / "noise.npy", *given)
+    assert code == 1
+    assert "unlike the training images" in err
+    assert "unlike" not in run("lattice", folder / "two.npy", *given)[2]
 
 
 def test_pixel_size_must_be_positive(folder):
