@@ -10,6 +10,7 @@ from atomvision_ml.evaluation.resolution_baselines import (
     train_spectrum,
     upscaled_by_all,
 )
+from atomvision_ml.evaluation.resolution_benchmark import as_markdown, benchmark_items, differences
 from atomvision_ml.evaluation.tasks.super_resolution import PARTS, parts_of, predict_super_resolution, problem_of
 from atomvision_ml.images.reduction import box_reduced
 from atomvision_ml.images.stem import Projection, View, render_batch
@@ -158,3 +159,25 @@ def test_ring_correlation_of_known_images():
     assert abs(none.mean()) < 0.1
     _, half = fourier_ring_correlation(truth + random.normal(size=(128, 128)), truth, 0.2)
     assert half.mean() == pytest.approx(np.sqrt(0.5), abs=0.05)
+
+
+def test_benchmark_leaves_out_known_compositions(small_set):
+    training_sets = small_set.training_set("segmentation")
+    groups = training_sets.filter(pl.col("split") == "test")["split_group"].unique().sort()
+    items = benchmark_items(training_sets, {groups[0]}, 100)
+    assert set(items["split_group"]) == set(groups[1:])
+    assert set(items["task"]) == {"super_resolution"}
+    assert benchmark_items(training_sets, set(), 2).height == 2
+
+
+def test_benchmark_compares_in_pairs(few, judged):
+    rows = {(row["slice"], row["other"]): row for row in differences(judged, few, "super_resolver")}
+    psnr = judged.filter((pl.col("part") == "physical_0.2") & pl.col("item_id").str.ends_with("@clean"))
+    mean = dict(psnr.group_by(pl.col("model_id").str.split("@").list.first()).agg(pl.col("psnr_db").mean()).iter_rows())
+    row = rows["physical_0.2|clean", "bicubic"]
+    assert row["difference"] == pytest.approx(mean["super_resolver"] - mean["bicubic"])
+    assert row["low"] <= row["difference"] <= row["high"]
+    figures = pl.DataFrame(metric_rows(judged, few, size="demo"))
+    text = as_markdown(figures, {"psnr_db": ".1f", "lost_rate": ".2%"})
+    assert f"| {mean['wiener']:.1f} |" in text
+    assert text.count("\n") == 1 + figures.select("slice", "model").n_unique()
