@@ -99,7 +99,7 @@ super_resolver, predictions_super_resolver = model_assets(
         prediction_code_version="1",
         kinds={"pytorch", "parquet"},
         is_gpu=True,
-        full={"epochs": 12, "crops_per_epoch": 640},
+        full={"epochs": 12, "crops_per_epoch": 640, "aliased_fraction": 0.6},
     )
 )
 
@@ -113,7 +113,7 @@ srgan, predictions_srgan = model_assets(
         prediction_code_version="1",
         kinds={"pytorch", "parquet"},
         is_gpu=True,
-        full={"epochs": 6, "crops_per_epoch": 320},
+        full={"epochs": 6, "crops_per_epoch": 320, "aliased_fraction": 0.6},
         train_deps=(_SUPER_RESOLVER,),
     )
 )

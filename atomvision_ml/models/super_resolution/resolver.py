@@ -47,9 +47,9 @@ class SuperResolverParameters(TrainingParameters):
     width: int = Field(default=32, ge=4, description="Channels of the generator.")
     blocks: int = Field(default=6, ge=1, description="Residual blocks of the generator.")
     crop_px: int = Field(default=28, ge=16, description="Edge of a training crop in coarse pixels.")
-    crops_per_epoch: int = Field(default=256, ge=1, description="Training crops in each epoch.")
+    crops_per_epoch: int = Field(default=320, ge=1, description="Training crops in each epoch.")
     aliased_fraction: float = Field(
-        default=0.6, ge=0, le=1, description="Share of batches with fine pixels of 0.2 Å; the others have 0.1 Å."
+        default=0.4, ge=0, le=1, description="Share of batches with fine pixels of 0.2 Å; the others have 0.1 Å."
     )
     minimum_e_per_a2: float = Field(default=300.0, gt=0, description="Least dose of the training crops, e/Å².")
     maximum_e_per_a2: float = Field(default=1e4, gt=0, description="Highest dose of the training crops, e/Å².")
