@@ -148,7 +148,7 @@ def reported_atoms(
     """Atoms of a fit, and columns of them, that lie in the field; as in :class:`FoundAtoms`."""
     kept = _kept(fit, shape, parameters)
     positions, intensities = fit.positions_angstrom[kept], fit.intensities[kept]
-    columns = merge_columns(*positions.T, intensities, parameters.column_distance_angstrom)
+    columns = merge_columns(positions[:, 0], positions[:, 1], intensities, parameters.column_distance_angstrom)
     least = parameters.least_column_intensity * _brightest(fit, shape)
     bright = columns.weights >= least
     pairs = ((positions, intensities), (columns.positions_angstrom[bright], columns.weights[bright]))
