@@ -56,6 +56,15 @@ class MetricConfig(dg.Config, MetricParameters):
     """How the intervals are made."""
 
 
+def _further_seeds(models: "dict[str, pl.LazyFrame]") -> list[str]:
+    """Ids of the trainings that are not the model's checkpoint."""
+    import polars as pl
+
+    return pl.concat(
+        [model.filter(~pl.col("is_checkpoint")).select("model_id").collect() for model in models.values()]
+    )["model_id"].to_list()
+
+
 @table_asset(
     EVALUATION_HOLDOUT,
     code_version="2",
@@ -132,8 +141,8 @@ def comparisons(context: dg.AssetExecutionContext, store: Store, config: MetricC
     parameters = MetricParameters(**config.model_dump())
 
     def make() -> Product:
-        made = pl.concat([model.select("model_id", "size", "is_checkpoint").collect() for model in models.values()])
-        repeats = made.filter(~pl.col("is_checkpoint"))["model_id"].to_list()
+        made = pl.concat([model.select("size").collect() for model in models.values()])
+        repeats = _further_seeds(models)
         given = by_task({name: table.collect() for name, table in answers.items()})
         size, judged = _size_of(made), items.collect()
         return Product(
@@ -179,17 +188,16 @@ def gallery(context: dg.AssetExecutionContext, store: Store, config: GalleryConf
 
     def make() -> Product:
         folder, judged = work.scratch() / "gallery", items.collect()
+        made = {name: model.filter("is_checkpoint").collect() for name, model in models.items()}
+        is_shown = ~pl.col("model_id").is_in(_further_seeds(models))
         rows = build_gallery(
             folder,
             holdout=judged,
             images=images.filter(pl.col("image_id").is_in(judged["image_id"].implode())).collect(),
-            predictions=by_task({name: table.collect() for name, table in answers.items()}),
+            predictions=by_task({name: table.filter(is_shown).collect() for name, table in answers.items()}),
             metrics=figures.collect(),
             open_blob=work.lake.blob,
-            checkpoints={
-                name: work.lake.blob(model.filter("is_checkpoint").collect()["blob"][0])
-                for name, model in models.items()
-            },
+            checkpoints={name: work.lake.blob(model["blob"][0]) for name, model in made.items()},
             champions=champions.collect(),
             parameters=parameters,
             progress=work.progress,
