@@ -230,7 +230,10 @@ def plane_operations(specimen: Specimen, symprec_angstrom: float = 1e-4) -> list
     species = [kinds[tuple(sorted(specimen.numbers[group].tolist()))] + 1 for group in groups]
     cell = np.zeros((3, 3))
     cell[:2, :2], cell[2, 2] = specimen.cell_angstrom, 20.0
-    found = spglib.get_symmetry((cell.tolist(), sites.tolist(), species), symprec=symprec_angstrom)
+    try:
+        found = spglib.get_symmetry((cell.tolist(), sites.tolist(), species), symprec=symprec_angstrom)
+    except spglib.SpglibError:
+        return []
     if found is None:
         return []
     operations: dict[tuple[float, ...], tuple[np.ndarray, np.ndarray]] = {}
