@@ -104,7 +104,7 @@ def upscale(
     """The image on a grid of pixels a quarter as large.
 
     Args:
-        image: [y, x], finite, not negative; counts or any linear scale.
+        image: [y, x], finite; counts or any linear scale. Where nothing is negative, nothing in the result is.
         pixel_size_angstrom: of the image; the networks know 0.4 and 0.8 Å.
         model: a checkpoint folder, the name of a released model, or None for the released super-resolver.
         noise_variance: of a pixel, averaged over the image, in the square of its units; None: whole numbers are taken
@@ -135,6 +135,7 @@ class Prepared:
         linear: [4y, 4x] float32, the Wiener estimate, in standard deviations of the fine image from the mean.
         unit: what an answer of one adds to ``linear``.
         mean, scale: of the fine image, in the units of the image.
+        least: the fine image is nowhere less; zero for intensities.
     """
 
     channels: Floats
@@ -142,14 +143,15 @@ class Prepared:
     unit: float
     mean: float
     scale: float
+    least: float
 
     def standardised(self, fine: NDArray[np.floating]) -> Floats:
         """An image [4y, 4x] in the units of ``linear``."""
         return ((fine - self.mean) / self.scale).astype(np.float32)
 
     def image(self, answer: NDArray[np.floating]) -> Floats:
-        """The fine image of a network's answer [4y, 4x]; intensities are not negative."""
-        return np.clip(self.mean + self.scale * (self.linear + self.unit * answer), 0, None).astype(np.float32)
+        """The fine image of a network's answer [4y, 4x]."""
+        return np.clip(self.mean + self.scale * (self.linear + self.unit * answer), self.least, None).astype(np.float32)
 
 
 def prepare(coarse: NDArray[np.floating], pixel_size_angstrom: float, noise_variance: float) -> Prepared:
@@ -172,10 +174,16 @@ def prepare(coarse: NDArray[np.floating], pixel_size_angstrom: float, noise_vari
     unit = max(float(np.sqrt(wiener.error_variance)), _LEAST_ERROR)
     height, width = coarse.shape
     sub_pixels = linear.reshape(height, FACTOR, width, FACTOR).transpose(1, 3, 0, 2).reshape(-1, height, width)
-    known = (np.log10(unit) + 1, np.log10(relative + 1e-4) / 2 + 1, min(mean / scale, 5.0), 5 * (fine_px - 0.15))
+    known = (
+        np.log10(unit) + 1,
+        np.log10(relative + 1e-4) / 2 + 1,
+        float(np.clip(mean / scale, 0, 5)),
+        5 * (fine_px - 0.15),
+    )
     constant = np.broadcast_to(np.array(known, np.float32)[:, None, None], (len(known), height, width))
     channels = np.concatenate([sub_pixels, standard[None].astype(np.float32), constant])
-    return Prepared(channels.astype(np.float32), linear, unit, mean, scale)
+    least = 0.0 if coarse.min() >= 0 else -np.inf
+    return Prepared(channels.astype(np.float32), linear, unit, mean, scale, least)
 
 
 @lru_cache(maxsize=64)

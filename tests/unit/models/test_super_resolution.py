@@ -80,6 +80,13 @@ def test_units_do_not_matter(crystal):
     assert np.allclose(other.image(np.zeros((256, 256))), 37 * one.image(np.zeros((256, 256))), rtol=1e-4, atol=1e-3)
 
 
+def test_offsets_do_not_matter(crystal, trained):
+    coarse = box_reduced(crystal) / crystal.std()
+    plain, shifted = (upscale(coarse + by, 0.8, trained.folder, noise_variance=0.0).image for by in (5.0, -50.0))
+    assert shifted.min() < 0
+    assert np.abs(shifted + 55 - plain).mean() < 0.2
+
+
 def test_scale_is_that_of_the_fine_image(crystal):
     for dose in (None, 1000.0):
         coarse, noise = coarse_image(crystal, 0.2, dose, "physical", np.random.default_rng(0))
