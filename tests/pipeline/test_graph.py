@@ -27,8 +27,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "models/segmenter": {"epochs": 1, "crops_per_epoch": 32, "validation_images": 4},
     "models/autoencoder": {"epochs": 1, "images_per_epoch": 32, "component_images": 320},
     "models/conv_autoencoder": {"epochs": 1, "images_per_epoch": 32, "component_images": 320},
+    "models/lattice_cnn": {"epochs": 1, "scenes_per_epoch": 32, "validation_images": 8, "width": 8},
+    "models/lattice_fusion": {"epochs": 2, "scenes": 24, "validation_images": 8},
+    "models/lattice_graph": {"epochs": 1, "scenes_per_epoch": 32, "validation_images": 8, "width": 8},
+    "models/super_resolver": {"epochs": 1, "crops_per_epoch": 16, "validation_images": 4, "width": 8},
+    "models/srgan": {"epochs": 1, "crops_per_epoch": 16, "validation_images": 4, "width": 8, "discriminator_width": 8},
     "evaluation/holdout": {"maximum_images": 6},
     "evaluation/metrics": {"resamples": 20},
+    "evaluation/comparisons": {"resamples": 20},
     "evaluation/gallery": {"maximum_items": 4},
 }
 SOURCES = ("prototypes",)
