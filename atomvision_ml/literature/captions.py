@@ -32,11 +32,12 @@ _SENTENCE = re.compile(
     r"(?<!\bFig)(?<!\bFigs)(?<!\bvs)(?<!\bRef)(?<!\bRefs)(?<!\bEq)(?<!\bEqs)(?<!\bal)(?<!\bca)(?<!\bcf)(?<!i\.e)(?<!e\.g)"
     r"(?<!approx)(?<!arb)(?<!resp)[.;?!](?=\s+\S|$)"
 )
+_REMARK = re.compile(_SENTENCE.pattern.replace("[.;?!]", "[.?!]"))
 _EDGE = " ,;:.-–—|"
 _JOINING = re.compile(r"^(?:(?:\s|[,;.:])*(?:\b(?:and|while|whereas|but)\b)?)+\s*")
 _ENDS_WITH_AND = re.compile(r"\band\s*$|&\s*$")
+_IS_VALUE = re.compile(r"[\s,]*(?:and\s)?\s*(?:[a-zA-Zθ]\s?=\s?)?[-+±~]?\d[^A-Z]{0,8}[KVATM]?[^A-Z]{0,6}$")
 _WORDS = re.compile(r"[^\W\d_]{2,}|\d")
-_OBJECT = re.compile(r"\s(?:of|on|from|in)\s.*$", re.DOTALL)
 
 
 class PanelText(BaseModel):
@@ -83,7 +84,7 @@ def plain_caption(caption: str) -> str:
     """One line of plain text without remains of TeX or bold letters; sub- and superscripts as in the routes."""
     if _TEX.search(caption):
         caption = tex_to_text(_BAR.sub(r"-\1", caption))
-    return plain_text(caption.replace("**", ""))
+    return plain_text(caption.replace("**", "").replace("ₓ", "x"))
 
 
 def distribute(caption: str) -> CaptionParts:
@@ -104,7 +105,7 @@ def distribute(caption: str) -> CaptionParts:
         (_divide_leading if clause.is_leading else _divide_trailing)(text, clause, limit, words)
     _divide_remarks(text[end:], marks[-1], words)
     first = clauses[0]
-    preamble = text[: first.marks[0].start if first.is_leading else first.start].strip(_EDGE)
+    preamble = text[: first.marks[0].start if first.is_leading or _is_series(text, first) else first.start].strip(_EDGE)
     confidence = 0.95 if all(clause.is_leading for clause in clauses) else 0.8
     return CaptionParts(
         preamble=preamble,
@@ -159,7 +160,7 @@ def _divide_leading(text: str, clause: _Clause, limit: int, words: dict[str, _Wo
     for place, (mark, piece) in enumerate(zip(marks, pieces, strict=True)):
         shared = [] if is_first or not head else [head]
         if place + 1 < len(pieces) and _ENDS_WITH_AND.search(piece) and len(piece.split()) <= 4:
-            shared += _OBJECT.findall(pieces[place + 1])
+            shared.append(pieces[place + 1])
         for label in mark.labels:
             words[label].own.append(_ENDS_WITH_AND.sub("", piece).strip(_EDGE))
             words[label].shared += shared
@@ -182,7 +183,13 @@ def _divide_trailing(text: str, clause: _Clause, limit: int, words: dict[str, _W
     for place, mark in enumerate(clause.marks):
         for label in mark.labels:
             words[label].own.append(phrases[place])
-            words[label].shared += [each for each in (rest, *reversed(phrases[:place])) if each]
+            words[label].shared += [each for each in (*reversed(phrases[:place]), rest) if each]
+
+
+def _is_series(text: str, clause: _Clause) -> bool:
+    """Whether a clause deals out values ("STM at 5 K (a), 10 K (b)"): what stands before is said of all panels."""
+    between = [text[mark.end : after.start] for mark, after in zip(clause.marks, clause.marks[1:], strict=False)]
+    return bool(between) and all(_IS_VALUE.match(each) for each in between)
 
 
 def _listed(phrase: str) -> list[str]:
@@ -193,7 +200,7 @@ def _listed(phrase: str) -> list[str]:
 def _divide_remarks(tail: str, last: Mark, words: dict[str, _Words]) -> None:
     """Sentences after the last label's own: to the labels that they name, to all, or to the last panel."""
     start = 0
-    for match in [*_SENTENCE.finditer(tail), None]:
+    for match in [*_REMARK.finditer(tail), None]:
         end = match.end() if match else len(tail)
         remark = tail[start:end].strip(" ,;:")
         start = end

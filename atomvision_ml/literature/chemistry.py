@@ -40,9 +40,10 @@ _FACET = re.compile(r"\s?[({\[]\s?(-?\d\s?-?\d\s?-?\d(?:\s?-?\d)?)\s?[)}\]]")
 _ION = re.compile(r"\^\d*[+-]|[+](?![-\w])")
 _STACK_BEFORE = re.compile(r"[\w)}\]]\s?[/@]\s?$|\w\s?//\s?$")
 _STACK_AFTER = re.compile(r"\s?[/@]\s?[A-Za-z(]")
+_ENCLOSED = re.compile(r"[(\[][^()\[\]]+[)\]]")
 _DOSE = re.compile(r"(?:\d\s?m?M|\bL of|\d\s?%|\bppm(?: of)?|\d\s?(?:mbar|[mµ]?bar|Torr|Pa|kPa))\s+$")
 _PRESSURE = re.compile(r"\s?(?:gas|atmosphere|vapou?r|pressure|electrolyte|solution|exposure|plasma|flow|dos)")
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z][A-Za-z]*)*")
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*|\d{4}")
 
 
 class Mention(BaseModel):
@@ -125,6 +126,8 @@ def _formulas(text: str, constituents: frozenset[str]) -> Iterator[_Find]:
         if not raw or any(start <= match.start(1) < end for start, end, _ in systems):
             continue
         start, end = match.start(1), match.start(1) + len(raw)
+        if _ENCLOSED.fullmatch(raw) and "," not in raw:
+            raw, start, end = raw[1:-1], start + 1, end - 1
         before, after = text[max(0, start - _REACH) : start], text[end : end + _REACH]
         if _is_material(raw, before, after, constituents):
             yield _Find(start, end, raw)
@@ -152,6 +155,7 @@ def _named(text: str, constituents: frozenset[str]) -> Iterator[_Find]:
 
 
 def _is_written_compound(raw: str) -> bool:
+    raw = raw.strip("()[]")
     if raw in _words()["never"]:
         return False
     return not (raw.isupper() and raw.isalpha()) or raw in _words()["capitals"]
@@ -165,7 +169,7 @@ def _is_material(raw: str, before: str, after: str, constituents: frozenset[str]
             return False
         if raw in _words()["chemicals"] and not facet and not re.match(r"\s?(?:molecules?|ad)", after):
             return False
-        if raw.isalpha() and _patterns()["no_compound_after"].match(after):
+        if _patterns()["no_compound_after"].match(after):
             return False
         return not _DOSE.search(before) and not _PRESSURE.match(after)
     if raw in _words()["molecules"]:
@@ -242,7 +246,7 @@ def _words() -> dict[str, Any]:
 @cache
 def _names() -> tuple[dict[str, str], dict[str, int]]:
     """Formula by name, and the number of words of the longest name that begins with a word."""
-    names: dict[str, str] = _words()["names"]
+    names = {name.replace("-", " "): formula for name, formula in _words()["names"].items()}
     longest: dict[str, int] = {}
     for name in names:
         first = name.split()[0]

@@ -27,9 +27,10 @@ MICROSCOPY: tuple[Modality, ...] = ("STM", "STEM", "HRTEM", "TEM")
 IMAGES: tuple[Modality, ...] = (*MICROSCOPY, "SEM", "AFM", "other")
 """What an unnamed image can be."""
 
-_OPEN = ("probe", "field", "fine", "image", "motif")
-_INSET = re.compile(r"\([^()]*\b[Ii]nsets?\b[^()]*\)|\b[Ii]nsets?\b[^.;]*(?:[.;]|$)")
-_CONDITION_ONLY = re.compile(r"[\W\d]*(?:\b[A-Za-z]{1,3}\b[\W\d]*)*$")
+_OPEN = ("probe", "field", "fine", "electron", "simulation", "image", "motif", "trend")
+_INSET = re.compile(r"\([^()]*\b[Ii]nsets?\b[^()]*\)|\b[Ii]nsets?\b[^.;]*(?:[.;]|$)|\b(?:upper|lower) (?:left|right|corner)\b[^.;]*")
+_COMPOUND = re.compile(r"[ -](?:(?!of|and|with|from|in|on|at|by|or|the|for)[a-z]+ )?")
+_CAPITALISED = re.compile(r"\b[A-Z](?=[a-z]{2})")
 
 
 class PanelModality(BaseModel):
@@ -104,68 +105,95 @@ def _panel_modality(
 ) -> PanelModality:
     own = _hits(_INSET.sub(" ", panel.text))
     shared = _hits(panel.shared)
-    around = [*shared, *preamble]
-    first = own[0] if own else None
-    if first is not None and first.kind not in _OPEN:
-        alone = len({hit.kind for hit in own if hit.kind not in _OPEN}) == 1
-        return _named(panel, first.kind, 0.95 if alone else 0.85)
-    if first is not None and (name := _in_context(first, own, around, panel, found, labels)):
+    context = _Context(panel, own, (*shared, *preamble), found, labels)
+    if own and own[0].kind not in _OPEN:
+        is_alone = len({hit.kind for hit in own if hit.kind not in _OPEN}) == 1
+        return _named(panel, own[0].kind, 0.95 if is_alone else 0.85)
+    if own and (name := _in_context(own[0].kind, own[0].word, context)):
         return _named(panel, name, 0.8)
-    if name := _referred(panel, found, labels) if own or "(" in panel.text else None:
-        return _named(panel, name, 0.7)
-    for hits, confidence in ((shared, 0.8), (preamble, 0.8), (_hits(panel.remarks), 0.6)):
-        if name := _first_closed(hits) or _first_open(hits):
+    for hits, confidence in ((shared, 0.8), (preamble, 0.8)):
+        if name := _first_of_all(hits):
             return _named(panel, name, confidence)
     if found:
-        return _named(panel, list(found.values())[-1].modality, 0.5)
-    return _named(panel, "other", 0.3)
+        return _named(panel, list(found.values())[-1].modality, 0.6)
+    if name := _first_of_all(_hits(panel.remarks)):
+        return _named(panel, name, 0.6)
+    return _named(panel, "plot", 0.3)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What stands around a word."""
+
+    panel: PanelText
+    own: Sequence[_Hit]
+    around: Sequence[_Hit]
+    found: dict[str, PanelModality]
+    labels: Sequence[str]
+
+    def first(self, kinds: Sequence[str]) -> str | None:
+        """The first of some modalities in the panel's own words, else around them, else in the panels before."""
+        known = [each.kind for each in (*self.own, *self.around)]
+        known += [each.modality for each in reversed(self.found.values())]
+        return next((kind for kind in known if kind in kinds), None)
+
+    def image(self) -> str | None:
+        """The kind of an image that is not named: that of the panel referred to, else of the words around."""
+        closed = next((each.kind for each in self.own if each.kind in IMAGES), None)
+        if closed:
+            return closed
+        later = next((each for each in self.own if each.kind in ("probe", "field", "fine", "electron")), None)
+        if later:
+            return _in_context(later.kind, later.word, self)
+        return (
+            _referred(self.panel, self.found, self.labels)
+            or next((each.kind for each in self.around if each.kind in IMAGES), None)
+            or _first_open(self.around)
+            or next((each.modality for each in reversed(self.found.values()) if each.modality in IMAGES), None)
+            or next((each.kind for each in _hits(self.panel.remarks) if each.kind in IMAGES), None)
+        )
 
 
 def _named(panel: PanelText, name: str, confidence: float) -> PanelModality:
     return PanelModality(label=panel.label, modality=name, confidence=confidence)  # type: ignore[arg-type]
 
 
-def _in_context(
-    hit: _Hit,
-    own: Sequence[_Hit],
-    around: Sequence[_Hit],
-    panel: PanelText,
-    found: dict[str, PanelModality],
-    labels: Sequence[str],
-) -> str | None:
-    """What a word means whose modality is open, beside the words around it and the panels before."""
-    known = [each.kind for each in (*own, *around) if each.kind not in _OPEN]
-    before = [each.modality for each in found.values()]
-    images = [kind for kind in known if kind in IMAGES]
-    if hit.kind == "probe":
-        probes = [kind for kind in (*known, *reversed(before)) if kind in ("STM", "AFM")]
-        return probes[0] if probes else _referred(panel, found, labels) or (images[0] if images else "STM")
-    if hit.kind == "field":
-        electron = [kind for kind in (*known, *reversed(before)) if kind in ("STEM", "TEM", "HRTEM", "other")]
-        return "STEM" if electron[:1] == ["STEM"] else "other" if electron[:1] == ["other"] else "TEM"
-    if hit.kind == "fine":
-        micro = [kind for kind in (*known, *reversed(before)) if kind in IMAGES and kind != "other"]
-        return {"TEM": "HRTEM"}.get(micro[0], micro[0]) if micro else "HRTEM"
-    if hit.kind == "image":
-        own_images = [each.kind for each in own if each.kind in IMAGES]
-        later = [each.kind for each in own if each.kind in ("field", "fine", "probe")]
-        if own_images:
-            return own_images[0]
-        if later:
-            return _in_context(next(each for each in own if each.kind in later), own, around, panel, found, labels)
+def _in_context(kind: str, word: str, context: _Context) -> str | None:
+    """What a word means whose modality is open."""
+    own_closed = _first_closed(context.own)
+    if kind == "probe":
         return (
-            _referred(panel, found, labels)
-            or next(iter(images), None)
-            or _first_open(around)
-            or next((name for name in reversed(before) if name in IMAGES), None)
+            context.first(("STM", "AFM"))
+            or _referred(context.panel, context.found, context.labels)
+            or context.first(IMAGES)
+            or "STM"
         )
-    if any(each.kind == "image" for each in own) or _referred(panel, found, labels) in MICROSCOPY:
-        image = next((each for each in own if each.kind == "image"), _Hit(0, 0, "image", ""))
-        if hit.word.lower().startswith(("calc", "comp", "tight")):
-            return _in_context(image, [each for each in own if each.kind != "motif"], around, panel, found, labels)
-    closed = _first_closed(own)
-    return closed or next(
-        (reading for word, reading in _vocabulary().readings.items() if hit.word.lower().startswith(word)), None
+    if kind == "field":
+        electron = context.first(("STEM", "TEM", "HRTEM", "other"))
+        return electron if electron in ("STEM", "other") else "TEM"
+    if kind == "fine":
+        micro = _referred(context.panel, context.found, context.labels) or context.first(("STM", "STEM", "HRTEM", "TEM", "SEM", "AFM"))
+        return "HRTEM" if micro in (None, "TEM") else micro
+    if kind == "electron":
+        return context.first(("SEM", "STEM", "HRTEM", "TEM")) or "TEM"
+    if kind == "image":
+        return context.image() or own_closed or "other"
+    if kind == "simulation":
+        has_image = any(each.kind == "image" for each in context.own)
+        return (None if has_image else own_closed) or context.image() or "plot"
+    if kind == "trend":
+        return own_closed if context.panel.label == "" and own_closed in IMAGES else "plot"
+    refers = _referred(context.panel, context.found, context.labels) is not None
+    if word.startswith(("calc", "comp", "tight")):
+        if any(each.kind == "image" for each in context.own) or refers:
+            return context.image()
+        return own_closed or "plot"
+    if word.startswith(("side", "top", "persp")) and (
+        name := next((each.kind for each in context.around if each.kind in IMAGES), None)
+    ):
+        return name
+    return own_closed or next(
+        (reading for begin, reading in _vocabulary().readings.items() if word.lower().startswith(begin)), None
     )
 
 
@@ -182,9 +210,16 @@ def _first_closed(hits: Sequence[_Hit]) -> str | None:
     return next((hit.kind for hit in hits if hit.kind not in _OPEN), None)
 
 
+def _first_of_all(hits: Sequence[_Hit]) -> str | None:
+    """What a text says of all panels: of a trend in images it is the images."""
+    if hits and hits[0].kind == "trend":
+        return next((hit.kind for hit in hits if hit.kind in IMAGES), None) or "plot"
+    return _first_closed(hits) or _first_open(hits)
+
+
 def _first_open(hits: Sequence[_Hit]) -> str | None:
     """What the first open word means where nothing else is said."""
-    meanings = {"probe": "STM", "field": "TEM", "fine": "HRTEM"}
+    meanings = {"probe": "STM", "field": "TEM", "fine": "HRTEM", "electron": "TEM"}
     return next((meanings[hit.kind] for hit in hits if hit.kind in meanings), None)
 
 
@@ -192,27 +227,34 @@ def _hits(text: str) -> list[_Hit]:
     """The words of modalities in a text, in its order; what lies within a longer one is left out."""
     if not text:
         return []
-    clean = without_namesakes(text)
-    found = []
-    lower = clean.translate(_LOWER)
-    for pattern, kinds, searched in _vocabulary().searches:
-        for match in pattern.finditer(lower if searched == "lower" else clean):
-            found.append(_Hit(match.start(), match.end(), kinds[match.lastindex or 0], match[0]))
+    clean = _CAPITALISED.sub(_lower, without_namesakes(text))
+    vocabulary = _vocabulary()
     hits: list[_Hit] = []
-    for hit in sorted(found, key=lambda each: (each.start, -each.end)):
-        if not hits or hit.start >= hits[-1].end:
-            hits.append(hit)
+    for match in vocabulary.words.finditer(clean):
+        hit = _Hit(match.start(), match.end(), vocabulary.kinds[match.lastindex or 0], match[0])
+        if hits and _is_head(hits[-1], hit, clean):
+            hits.pop()
+        hits.append(hit)
     return hits
 
 
-_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+def _is_head(before: _Hit, hit: _Hit, text: str) -> bool:
+    """Whether a word is the head of a compound that the one before only describes: "TEM diffraction pattern"."""
+    if not _COMPOUND.fullmatch(text, before.end, hit.start):
+        return False
+    return before.kind not in _OPEN and hit.kind in ("diffraction", "plot", "other", "schematic")
+
+
+def _lower(match: re.Match[str]) -> str:
+    return match[0].lower()
 
 
 @dataclass(frozen=True)
 class _Vocabulary:
     """The words, compiled."""
 
-    searches: tuple[tuple[re.Pattern[str], dict[int, str], str], ...]
+    words: re.Pattern[str]
+    kinds: tuple[str, ...]
     namesakes: re.Pattern[str]
     suspicious: re.Pattern[str]
     biology: re.Pattern[str]
@@ -224,18 +266,10 @@ def _vocabulary() -> _Vocabulary:
     import yaml
 
     words: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "modalities.yaml").read_text(encoding="utf-8"))
-    searches = []
-    for searched in ("lower", "as written"):
-        groups = []
-        for each in words["modalities"]:
-            chosen = [word for word in each["words"] if (word == word.lower()) == (searched == "lower")]
-            if chosen:
-                groups.append((each["is"], "|".join(chosen)))
-        pattern = "|".join(f"({alternatives})" for _, alternatives in groups)
-        kinds = {number: name for number, (name, _) in enumerate(groups, 1)}
-        searches.append((re.compile(rf"(?<!\w)(?:{pattern})(?!\w)"), kinds, searched))
+    groups = "|".join(f"({'|'.join(each['words'])})" for each in words["modalities"])
     return _Vocabulary(
-        searches=tuple(searches),
+        words=re.compile(rf"(?<!\w)(?:{groups})(?!\w)"),
+        kinds=("", *(each["is"] for each in words["modalities"])),
         namesakes=re.compile("|".join(words["namesakes"])),
         suspicious=re.compile(r"[Ss]tem|STEM|S[TE]M|TEM|AFM|s\.e\.m|[Mm]emory|[Aa]ntiferro|TEM|Hermite|lectromag|[Ss]tandard"),
         biology=re.compile(rf"\b(?:{'|'.join(words['biology'])})\b", re.IGNORECASE),

@@ -25,14 +25,15 @@ _PLACES: dict[Alphabet, dict[str, int]] = {
 }
 _NAMES = {alphabet: tuple(places) for alphabet, places in _PLACES.items()}
 
-_ITEM = r"(?:[ivx]{2,4}|[IVX]{2,4}|[A-Za-z]\d?|\d{1,2})(?![\w'′])"
+_ITEM = r"(?<!\w)(?:[ivx]{2,4}|[IVX]{2,4}|[A-Za-z]\d?|\d{1,2})(?![\w'′])"
 _JOINT = r"\s*(?:,\s*and\b|,|\band\b|&|-|–|—|\bto\b|\bthrough\b|\.\.\.|…)\s*"
-_GROUP = rf"{_ITEM}(?:{_JOINT}{_ITEM})*"
-_BRACKETED = re.compile(rf"[(\[]\s*({_GROUP})\.?\s*[)\]](?!\s*[-\u2013]?\s*[(\[]?\d\s?×)")
+_KINDS = (r"(?:[ivx]{2,4}|[ivx])", r"(?:[IVX]{2,4}|[IVX])", r"[a-z]\d?", r"[A-Z]\d?", r"\d{1,2}")
+_GROUP = "(?:" + "|".join(rf"{kind}(?![\w'′])(?:{_JOINT}{kind}(?![\w'′]))*" for kind in _KINDS) + ")"
+_BRACKETED = re.compile(rf"[(\[]\s*({_GROUP})\.?\s*[)\]]")
 _JOINED = re.compile(rf"^{_JOINT}$")
 _RANGE = re.compile(r"[-–—…]|\bto\b|\bthrough\b|\.\.\.")
 _BARE = re.compile(
-    rf"(?:^|(?<=[.;:,|?!)—–] )|(?<=[\])] )|(?<=\band )|(?<=[Pp]anel )|(?<=[Pp]anels )|(?<=\d ))(?<!\d, )"
+    rf"(?:^|(?<=[.;:,|?!)—–] )|(?<=[\])] )|(?<=\band )|(?<=[Pp]anel )|(?<=[Pp]anels ))(?<!\d, )"
     rf"({_GROUP})(\)\s|\s?[,:/.]\s|(?=\s(?:[A-Z0-9(]|respectively|as |in |after |before |the |and |gives?|shows?|are |is ))|$)"
 )
 _NO_LABEL_BEFORE = re.compile(
@@ -44,7 +45,7 @@ _NO_LABEL_BEFORE = re.compile(
 _NO_LABEL_AFTER = re.compile(r"\s*(?:denotes?|marks?|labels?|stands? for|indicates?|corresponds?|refers?)\b")
 _POINTS = re.compile(
     r"(?:\b(?:in|of|from|see|as|by|with|than|to|between|for|like|within|at|per|panels?|insets?|parts?|both|the|box|"
-    r"rectangle|along|around|on|over)|[a-z]\)?,?)\s*$",
+    r"rectangle|along|around|on|over))\s*$",
     re.IGNORECASE,
 )
 _FUNCTION_WORD = re.compile(
@@ -122,9 +123,11 @@ def _readings(text: str) -> list[list[Mark]]:
     readings = []
     for alphabet in _PLACES:
         if any(group[0] in _NAMES[alphabet][0] or group.startswith(_NAMES[alphabet][0]) for _, _, group in bracketed):
-            readings.append(_defining(text, bracketed, alphabet))
+            marks = _defining(text, bracketed, alphabet)
+            count = sum(len(mark.labels) for mark in marks)
+            readings.append([*marks, *_in_sequence([each for each in bare if marks and each[0] > marks[-1].end], alphabet, count)])
         if any(group.startswith(_NAMES[alphabet][0]) for _, _, group in bare):
-            readings.append(_in_sequence(text, bare, alphabet))
+            readings.append(_in_sequence(bare, alphabet))
     return readings
 
 
@@ -137,11 +140,17 @@ def _weight(marks: Sequence[Mark]) -> tuple[int, int]:
 def _merged(text: str, found: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     """``(a) and (b)``, ``(a)–(c)`` and ``(c), (d)`` are one group each."""
     merged: list[tuple[int, int, str]] = []
+    seen: set[str] = set()
     for start, end, group in found:
+        if group[0].isdigit() and text[start] == "[":
+            continue
         joint = text[merged[-1][1] : start] if merged else ""
-        if merged and _JOINED.match(joint):
+        is_known = bool(merged) and seen.issuperset(expand_labels(merged[-1][2]))
+        if merged and _JOINED.match(joint) and not (is_known and not seen & set(expand_labels(group))):
             merged[-1] = (merged[-1][0], end, f"{merged[-1][2]}{joint}{group}")
         else:
+            if merged:
+                seen.update(expand_labels(merged[-1][2]))
             merged.append((start, end, group))
     return merged
 
@@ -150,7 +159,12 @@ def _defining(text: str, found: Sequence[tuple[int, int, str]], alphabet: Alphab
     """Marks in brackets that describe a panel for the first time."""
     marks: list[Mark] = []
     known: set[str] = set()
-    weak: list[Mark] = []
+    opening = {
+        label
+        for start, end, group in found
+        if _CLAUSE_START.search(text[max(0, start - 8) : start]) and not _FUNCTION_WORD.match(text[end : end + 16])
+        for label in expand_labels(group)
+    }
     for start, end, group in found:
         labels = expand_labels(group)
         if any(_place(label, alphabet) is None for label in labels) or known & set(labels):
@@ -160,14 +174,11 @@ def _defining(text: str, found: Sequence[tuple[int, int, str]], alphabet: Alphab
             continue
         mark = Mark(start, end, labels, bool(_CLAUSE_START.search(before)))
         if _POINTS.search(before) and not mark.opens and _FUNCTION_WORD.match(after):
-            weak.append(mark)
-            continue
+            is_next = _place(labels[0], alphabet) == len(known)
+            if not is_next or opening & set(labels):
+                continue
         known |= set(labels)
         marks.append(mark)
-    for mark in weak:
-        if known and not known & set(mark.labels):
-            known |= set(mark.labels)
-            marks.append(mark)
     return _without_gap(sorted(marks, key=lambda mark: mark.start), alphabet)
 
 
@@ -176,14 +187,15 @@ def _is_no_label(text: str, before: str, after: str, start: int) -> bool:
         return True
     if _NO_LABEL_AFTER.match(after) and not re.search(r"[Pp]anels?\s*$", before):
         return True
+    if re.search(r"[Pp]anels?\s*$", before):
+        return False
     inside = text[:start]
     return inside.count("[") > inside.count("]") and text[start] != "["
 
 
-def _in_sequence(text: str, found: Sequence[tuple[int, int, str]], alphabet: Alphabet) -> list[Mark]:
-    """Marks without brackets: only in the strict order of the alphabet."""
+def _in_sequence(found: Sequence[tuple[int, int, str]], alphabet: Alphabet, expected: int = 0) -> list[Mark]:
+    """Marks without brackets: only in the strict order of the alphabet, from the expected one on."""
     marks: list[Mark] = []
-    expected = 0
     for start, end, group in found:
         labels = expand_labels(group)
         places = [_place(label, alphabet) for label in labels]

@@ -19,9 +19,9 @@ _INVERSE = {"Å": "1/angstrom", "A": "1/angstrom", "nm": "1/nm"}
 _VALUE = re.compile(r"(\d+(?:\.\d+)?)\s?(1/)?(nm|Å|[µμu]m|mm|A(?=\^?-1))(\s?\^?[-–]\s?1)?(?!\w|\^2)")
 _STATEMENT = re.compile(r"(?:\b[Ss]cale[- ]?)?\b[Bb]ars?\b")
 _OTHER_BAR = re.compile(
-    r"\b(?:[Ee]rror|[Cc]olou?r|[Gg]r[ae]y|[Hh]all|[Hh]eat|[Ii]nsets?)[- ]?(?:scale )?[Bb]ars?\b|\([^()]*\binset\b[^()]*\)|\btop to bottom\b"
+    r"\b(?:[Ee]rror|[Cc]olou?r|[Gg]r[ae]y|[Hh]all|[Hh]eat|[Hh]eight|[Ii]nsets?)[- ]?(?:scale )?[Bb]ars?\b|\([^()]*\binset\b[^()]*\)|\btop to bottom\b"
 )
-_ENDS = re.compile(r"(?<=[.;])\s+(?=\S)|(?<=\))\.\s")
+_ENDS = re.compile(r"(?<=[.?!])\s+(?=\S)")
 _PICTURES_WITHOUT = ("plot", "schematic")
 
 
@@ -74,8 +74,9 @@ def _stated(text: str, labels: Sequence[str], default: Sequence[str]) -> dict[st
         if statement is None or _OTHER_BAR.search(sentence):
             continue
         values = _values(sentence, statement.start())
-        groups = [group for _, group in references(sentence, labels)] if labels != [""] else []
-        found |= _dealt(values, groups, default)
+        stated = sentence[statement.start() :]
+        groups = [group for _, group in references(stated, labels)] if labels != [""] else []
+        found |= _dealt(values, groups, default, labels)
     return found
 
 
@@ -92,7 +93,7 @@ def _values(sentence: str, start: int) -> list[ScaleBar]:
 
 
 def _dealt(
-    values: Sequence[ScaleBar], groups: Sequence[Sequence[str]], default: Sequence[str]
+    values: Sequence[ScaleBar], groups: Sequence[Sequence[str]], default: Sequence[str], labels: Sequence[str]
 ) -> dict[str, ScaleBar]:
     flat = [label for group in groups for label in group]
     if not values:
@@ -103,6 +104,8 @@ def _dealt(
         return dict(zip(flat, values, strict=True))
     if flat and len(values) == 1:
         return dict.fromkeys(flat, values[0])
+    if len(default) > 1 and len(labels) == len(values):
+        return dict(zip(labels, values, strict=True))
     if len(default) == len(values):
         return dict(zip(default, values, strict=True))
     return dict.fromkeys(default, values[0]) if len(values) == 1 or len(default) == 1 else {}
