@@ -84,7 +84,7 @@ class Tower(nn.Module):
         self.node = embedding(3, width)
         self.layers = nn.ModuleList(AlignnLayer(width, ops) for _ in range(layers))
         self.convolutions = nn.ModuleList(EdgeGatedConvolution(width, ops) for _ in range(convolutions))
-        self.say = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU())
+        self.say = nn.Sequential(nn.Linear(3 * width, width), nn.SiLU())
 
     def forward(self, parts: Sequence[Part]) -> torch.Tensor:
         """What the tower says of each part, (n, width); zero of one without pooled nodes."""
@@ -101,24 +101,33 @@ class Tower(nn.Module):
             nodes, edges, pairs = layer(graph, lines, nodes, edges, pairs)
         for convolution in self.convolutions:
             nodes, edges = convolution(graph, nodes, edges)
-        return self._pooled(graph, nodes, edges, joined, torch.from_numpy(of).to(like.device), len(parts))
+        around = self._around(graph, lines, nodes, edges, pairs)
+        pooled = torch.from_numpy(joined.is_pooled).to(nodes)[:, None]
+        said = self.say(torch.cat([nodes, *around], dim=1)) * pooled
+        numbers = torch.from_numpy(of).to(like.device)
+        total = nodes.new_zeros(len(parts), said.shape[1]).index_add(0, numbers, said)
+        return total / nodes.new_zeros(len(parts), 1).index_add(0, numbers, pooled).clamp_min(1)
 
     def _built(self, part: Part, device: torch.device) -> object:
         source, target = (torch.from_numpy(ends).to(device) for ends in (part.source, part.target))
         return self.ops.build(source, target, len(part.features))
 
-    def _pooled(
-        self, graph: object, nodes: torch.Tensor, edges: torch.Tensor, joined: Part, of: torch.Tensor, n_parts: int
-    ) -> torch.Tensor:
-        """Each node speaks, given the mean of its outgoing edges; what the pooled ones say is averaged."""
+    def _around(
+        self, graph: object, lines: object, nodes: torch.Tensor, edges: torch.Tensor, pairs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each node the mean of its outgoing edges, and of the pairs of edges at it, (n, width) each.
+
+        In a convolution angles act through gates alone; by the mean of the pairs they are heard from the first step on.
+        """
         source, _ = self.ops.ends(graph)
-        zeros = nodes.new_zeros(nodes.shape)
-        count = nodes.new_zeros(len(nodes)).index_add(0, source, torch.ones_like(edges[:, 0])).clamp_min(1)
-        around = zeros.index_add(0, source, edges) / count[:, None]
-        said = self.say(torch.cat([nodes, around], dim=1))
-        pooled = torch.from_numpy(joined.is_pooled).to(nodes)[:, None]
-        total = nodes.new_zeros(n_parts, said.shape[1]).index_add(0, of, said * pooled)
-        return total / nodes.new_zeros(n_parts, 1).index_add(0, of, pooled).clamp_min(1)
+        _, second = self.ops.ends(lines)
+        return _mean_at(source, edges, len(nodes)), _mean_at(source[second], pairs, len(nodes))
+
+
+def _mean_at(place: torch.Tensor, values: torch.Tensor, many: int) -> torch.Tensor:
+    """Mean (many, width) of the values (k, width) at each place; zero where there are none."""
+    total = values.new_zeros(many, values.shape[1]).index_add(0, place, values)
+    return total / values.new_zeros(many).index_add(0, place, torch.ones_like(values[:, 0])).clamp_min(1)[:, None]
 
 
 class GraphClassifier(nn.Module):
