@@ -31,7 +31,7 @@ from atomvision_ml.evaluation.resolution_baselines import (
 from atomvision_ml.evaluation.sums import Evaluate, Figures, ratio
 from atomvision_ml.images.atoms import laplacian_of_gaussian_atoms
 from atomvision_ml.images.columns import Columns, atoms_in_view, columns_in_view, columns_of
-from atomvision_ml.images.reduction import FACTOR
+from atomvision_ml.images.reduction import FACTOR, cubic_upsampled
 from atomvision_ml.images.stem import Projection, View, render_batch
 from atomvision_ml.models.super_resolution.training import coarse_image, psnr_db
 from atomvision_ml.models.training import stable_seed
@@ -309,14 +309,17 @@ def draw(row: Row, context: GalleryContext) -> Row:
     shown: dict[str, tuple[NDArray[np.floating], float]] = {
         "low resolution": (problem.coarse[:cut, :cut], FACTOR * pixel)
     }
+    corner = (slice(FACTOR * cut), slice(FACTOR * cut))
+    shown["bicubic"] = (cubic_upsampled(problem.coarse)[corner], pixel)
     for name in ("super_resolver", "srgan"):
         if context.checkpoints.get(name) is not None:
             fine = _upscaled(problem, pixel, context.checkpoints[name])
-            shown[name.replace("_", " ")] = (fine[: FACTOR * cut, : FACTOR * cut], pixel)
-    shown["true image"] = (problem.truth[: FACTOR * cut, : FACTOR * cut], pixel)
+            shown[name.replace("_", " ")] = (fine[corner], pixel)
+    shown["true image"] = (problem.truth[corner], pixel)
     answers = [answer for answer in context.answers[row["item_id"]] if answer["part"] == _SHOWN_PART]
     return {
         **entry_head(row),
+        "pixel": f"from {FACTOR * pixel:g} to {pixel:g} Å per pixel, corner of {_CUT_ANGSTROM:g} Å",
         "is_right": None,
         "pictures": [
             add_picture(context, row, name, name, pictures.image_picture(image, size))
