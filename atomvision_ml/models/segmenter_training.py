@@ -18,7 +18,12 @@ from atomvision_ml.images.detector import dose_name
 from atomvision_ml.images.resampling import area_average_matrix
 from atomvision_ml.images.scenes import SceneLibrary, SceneParameters, Scenes, draw_scenes
 from atomvision_ml.models.checkpoint import Checkpoint
-from atomvision_ml.models.segmenter import SegmenterParameters, build_network, levels
+from atomvision_ml.models.segmenter import (
+    GaussianSegmenterParameters,
+    SegmenterParameters,
+    build_network,
+    levels,
+)
 from atomvision_ml.models.training import Progress, stable_seed
 from atomvision_ml.models.training_run import OpenBlob, TrainingData, train_checkpoint
 
@@ -50,7 +55,7 @@ def train_segmenter(
     Args:
         items: rows of ``models/training_sets`` of the task ``segmentation``.
         open_blob: local folder of a blob, as :meth:`Lake.blob`.
-        parameters: of network and training.
+        parameters: of network and training; their class says which of the two segmenters is trained.
         scratch, progress, device, data_versions: as :func:`atomvision_ml.models.training_run.train_checkpoint`.
 
     Returns:
@@ -62,9 +67,11 @@ def train_segmenter(
     """
     chosen = parameters or SegmenterParameters()
     data = TrainingData(items, open_blob, data_versions or {})
+    is_gaussian = isinstance(chosen, GaussianSegmenterParameters)
+    learner = GaussianSegmenterLearner(data, chosen) if is_gaussian else SegmenterLearner(data, chosen)
     return train_checkpoint(
-        "segmenter",
-        SegmenterLearner(data, chosen),
+        "gaussian_segmenter" if is_gaussian else "segmenter",
+        learner,
         chosen,
         data,
         description=(
@@ -125,8 +132,8 @@ class SegmenterLearner:
         for dose, pairs in self._validation.items():
             values = []
             for image, target in pairs:
-                odds = self.network(torch.from_numpy(image)[None, None].to(device))[0, 0].float().cpu().numpy()
-                values.append(_iou(odds > 0, target > 0))
+                answer = self.network(torch.from_numpy(image)[None, None].to(device))[0, 0].float().cpu().numpy()
+                values.append(_iou(self.parameters.log_odds(answer) > 0, target > 0))
             scores[f"val_iou_{dose_name(dose)}"] = float(np.mean(values))
         return {"val_iou": float(np.mean(list(scores.values()))), **scores}
 
@@ -158,6 +165,23 @@ class SegmenterLearner:
                 image, target = on_working_grid(scenes, chosen, _VALIDATION_PX)
                 pairs[dose].append((image[0], target[0]))
         return pairs
+
+
+class GaussianSegmenterLearner(SegmenterLearner):
+    """The same crops; the target is the Gaussian exp(−d²/2s²) of the distance d to the nearest column."""
+
+    parameters: GaussianSegmenterParameters
+
+    def loss(self, batch: tuple[Floats, Floats], device: torch.device) -> torch.Tensor:
+        """Binary cross-entropy against the Gaussian."""
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        crops, targets = (torch.from_numpy(part).to(device) for part in batch)
+        answer = self.network(crops.contiguous(memory_format=torch.channels_last))
+        distance = self.parameters.radius_angstrom - targets
+        soft = torch.exp(-0.5 * (distance / self.parameters.label_width_angstrom) ** 2)
+        return binary_cross_entropy_with_logits(answer.float(), soft)
 
 
 def on_working_grid(scenes: Scenes, parameters: SegmenterParameters, edge: int) -> tuple[Floats, Floats]:

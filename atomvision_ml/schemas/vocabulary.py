@@ -15,6 +15,7 @@ MODELS = {
     "lattice_fusion": "lattice",
     "lattice_graph": "lattice",
     "segmenter": "segmentation",
+    "gaussian_segmenter": "segmentation",
     "atom_finder": "atoms",
     "super_resolver": "super_resolution",
     "srgan": "super_resolution",

@@ -25,6 +25,7 @@ from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
 from atomvision_ml.evaluation.judging import Progress, Row, items_of, judge_items
 from atomvision_ml.evaluation.sums import Evaluate, Figures, ratio
 from atomvision_ml.images.atoms import as_rows, find_atoms
+from atomvision_ml.images.columns import atoms_in_view, column_mask
 from atomvision_ml.schemas.tables import table
 
 _CUT_ANGSTROM = 8.0
@@ -37,6 +38,7 @@ def predict_segmentation(
     *,
     checkpoint: Path,
     model_id: str = "segmenter",
+    has_baselines: bool = True,
     processes: int = 1,
     progress: Progress | None = None,
 ) -> pa.Table:
@@ -47,19 +49,20 @@ def predict_segmentation(
 
     Args and errors as :func:`predict_lattice`, and
         checkpoint: folder of the segmenter to judge; CheckpointError if it is damaged.
+        has_baselines: whether the baselines are judged as well; once for all models of the task is enough.
 
     Returns:
-        ``predictions/segmenter``: four rows per item.
+        The predictions table of the model: four rows per item, one without baselines.
     """
     rows = items_of(holdout, "segmentation")
     doses = list(dict.fromkeys(row["mean_detected_e_per_a2"] for row in rows))
-    baselines = tune_segmentation(training_set, open_blob, doses=doses)
+    baselines = tune_segmentation(training_set, open_blob, doses=doses) if has_baselines else None
     judge = partial(_judge_segmentation, baselines=baselines, model_id=model_id, checkpoint=checkpoint)
     return judge_items(table(f"predictions/{model_id.partition('@')[0]}"), judge, rows, open_blob, processes, progress)
 
 
 def _judge_segmentation(
-    row: Row, reader: ItemReader, baselines: SegmentationBaselines, model_id: str, checkpoint: Path
+    row: Row, reader: ItemReader, baselines: SegmentationBaselines | None, model_id: str, checkpoint: Path
 ) -> list[Row]:
     from atomvision_ml.models.segmenter import segment
 
@@ -67,6 +70,7 @@ def _judge_segmentation(
     columns, dose = reader.columns(row), row["mean_detected_e_per_a2"]
     field = ((truth.shape[1] - 1) * pixel, (truth.shape[0] - 1) * pixel)
     counts = columns_that_count(columns, field)
+    published = _published_mask(row, reader)
 
     def judged(name: str, role: str, mask: NDArray[np.bool_], atoms: list[dict[str, float]]) -> Row:
         positions = [(atom["x_angstrom"], atom["y_angstrom"]) for atom in atoms]
@@ -79,16 +83,20 @@ def _judge_segmentation(
             "n_false_positive": int(np.count_nonzero(mask & ~truth)),
             "n_false_negative": int(np.count_nonzero(~mask & truth)),
             "n_true_negative": int(np.count_nonzero(~mask & ~truth)),
+            "n_published_right": int(np.count_nonzero(mask == published)),
             "iou": mask_iou(mask, truth),
             "atoms": atoms,
             **vars(match),
         }
 
     answer = segment(image, pixel, checkpoint)
+    own = judged(model_id, "model", answer.mask, answer.atoms)
+    if baselines is None:
+        return [own]
     by_otsu = otsu_mask(image, pixel, *baselines.otsu[dose])
     by_log = log_atoms(image, pixel, *baselines.laplacian_of_gaussian[dose])
     return [
-        judged(model_id, "model", answer.mask, answer.atoms),
+        own,
         judged("otsu", "classical", by_otsu, find_atoms(by_otsu, image, pixel)),
         judged(
             "laplacian_of_gaussian",
@@ -100,6 +108,20 @@ def _judge_segmentation(
     ]
 
 
+def _published_mask(row: Row, reader: ItemReader) -> NDArray[np.bool_]:
+    """Disks as in the AtomVision paper: half of the element's radius (here the covalent one) around every atom."""
+    from ase.data import covalent_radii
+
+    projection, view = reader.projection(row), reader.view(row)
+    atoms, index = atoms_in_view(projection.positions_angstrom, projection.periods_angstrom, view, 1.5)
+    numbers = reader.numbers(row)[index]
+    mask = np.zeros((view.size_px, view.size_px), bool)
+    for number in np.unique(numbers):
+        radius = float(covalent_radii[number]) / 2
+        mask |= column_mask(atoms[numbers == number], view.size_px, view.pixel_size_angstrom, radius)
+    return mask
+
+
 def sums(answers: pl.DataFrame) -> tuple[Figures, Evaluate]:
     """What the figures are made of; see :class:`atomvision_ml.evaluation.tasks.Task`."""
     names = (
@@ -107,6 +129,7 @@ def sums(answers: pl.DataFrame) -> tuple[Figures, Evaluate]:
         "n_false_positive",
         "n_false_negative",
         "n_true_negative",
+        "n_published_right",
         "n_columns",
         "n_found",
         "n_matched",
@@ -128,6 +151,7 @@ def _segmentation_figures(sums: Figures) -> Figures:
         "precision": ratio(right, right + extra),
         "recall": ratio(right, right + missed),
         "pixel_accuracy": ratio(right + sums["n_true_negative"], pixels),
+        "paper_pixel_accuracy": ratio(sums["n_published_right"], pixels),
         "detection_precision": ratio(matched, found),
         "detection_recall": ratio(matched, columns),
         "detection_f1": ratio(2 * matched, found + columns),
@@ -139,7 +163,10 @@ def draw(row: Row, context: GalleryContext) -> Row:
     """The entry of one item in the gallery."""
     image, truth, pixel = context.reader.image(row), context.reader.mask(row), row["pixel_size_angstrom"]
     answers = context.answers[row["item_id"]]
-    own = next(answer for answer in answers if answer["role"] == "model")
+    own = min(
+        (answer for answer in answers if answer["role"] == "model"),
+        key=lambda answer: not str(answer["model_id"]).startswith("segmenter@"),
+    )
     drawn = [
         add_picture(context, row, "image", "image", pictures.image_picture(image, pixel)),
         add_picture(context, row, "mask", "true mask", pictures.map_picture(truth, pixel)),

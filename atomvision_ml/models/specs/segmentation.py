@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from atomvision_ml.models.specs.spec import ModelSpec
 
+_LIMITS = (
+    "Trained on simulated images in the convolution approximation only: no channelling, no aberrations.",
+    "Probe of σ = 0.5 Å; a much sharper or blunter one, or a wrong pixel size, shifts the edges of the atoms.",
+    "Columns much weaker than a neighbour within about 1.3 Å (hydrogen beside a metal) are missed.",
+    "No defects, edges, tilt, contamination or scan distortion in the training images.",
+)
+
 SPECS = (
     ModelSpec(
         name="segmenter",
@@ -14,11 +21,17 @@ SPECS = (
         predict_path="atomvision_ml.models.segmenter:segment",
         description="U-Net that tells atom from background (segmentation-models-pytorch).",
         intended_use="Atoms in HAADF-STEM images of crystalline monolayers, seen along their normal, from 100 e/Å² up.",
-        limits=(
-            "Trained on simulated images in the convolution approximation only: no channelling, no aberrations.",
-            "Probe of σ = 0.5 Å; a much sharper or blunter one, or a wrong pixel size, shifts the edges of the atoms.",
-            "Columns much weaker than a neighbour within about 1.3 Å (hydrogen beside a metal) are missed.",
-            "No defects, edges, tilt, contamination or scan distortion in the training images.",
-        ),
+        limits=_LIMITS,
+    ),
+    ModelSpec(
+        name="gaussian_segmenter",
+        task="segmentation",
+        kind="network",
+        parameters_path="atomvision_ml.models.segmenter:GaussianSegmenterParameters",
+        build_path="atomvision_ml.models.segmenter:build_network",
+        predict_path="atomvision_ml.models.segmenter:segment_by_gaussians",
+        description="The same U-Net, which learns a Gaussian around each atom (Madsen et al., 2018).",
+        intended_use="Comparison with the segmenter: the same images, another target.",
+        limits=_LIMITS,
     ),
 )

@@ -67,7 +67,7 @@ class Bench:
         self, work: Work, holdout: pl.DataFrame, training_set: pl.DataFrame, model_id: str, checkpoint: Path
     ) -> Any:
         counts = dict.fromkeys(("n_true_positive", "n_false_positive", "n_false_negative", "n_true_negative"), 1)
-        counts |= dict.fromkeys(("n_columns", "n_found", "n_matched"), 1)
+        counts |= dict.fromkeys(("n_columns", "n_found", "n_matched", "n_published_right"), 1)
         fixed = {**counts, "iou": 0.5, "squared_error_angstrom2": 0.0, "atoms": []}
         methods = ((model_id, "model"), ("otsu", "classical"))
         rows = [

@@ -102,7 +102,7 @@ def test_areas_equal_those_of_torchmetrics(torchmetrics):
     }
     predictions = pl.DataFrame({name: mask.sum(axis=(1, 2)) for name, mask in n_pixels.items()}).with_columns(
         iou=(truth & found).sum(axis=(1, 2)) / (truth | found).sum(axis=(1, 2)),
-        **dict.fromkeys(("n_columns", "n_found", "n_matched"), pl.lit(1)),
+        **dict.fromkeys(("n_columns", "n_found", "n_matched", "n_published_right"), pl.lit(1)),
         squared_error_angstrom2=pl.lit(0.0),
         split_group=pl.int_range(pl.len()).cast(pl.String),
         task=pl.lit("segmentation"),
@@ -217,6 +217,7 @@ def test_segmentation_by_hand():
             "n_false_positive": [2, 0],
             "n_false_negative": [0, 2],
             "n_true_negative": [92, 96],
+            "n_published_right": [90, 80],
             "iou": [0.75, 0.5],
             "n_columns": [10, 10],
             "n_found": [8, 10],

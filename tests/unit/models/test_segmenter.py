@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
+from atomvision_ml.evaluation.tasks.segmentation import predict_segmentation
 from atomvision_ml.images.atoms import find_atoms, laplacian_of_gaussian_atoms
 from atomvision_ml.images.columns import column_mask
 from atomvision_ml.images.detector import poisson_counts
@@ -12,7 +13,12 @@ from atomvision_ml.images.resampling import area_average_matrix, cubic_matrix
 from atomvision_ml.images.scenes import SceneLibrary, SceneParameters, draw_scenes
 from atomvision_ml.models import segmenter as module
 from atomvision_ml.models.checkpoint import CheckpointError, released_checkpoint
-from atomvision_ml.models.segmenter import SegmenterParameters, load_segmenter, segment
+from atomvision_ml.models.segmenter import (
+    GaussianSegmenterParameters,
+    SegmenterParameters,
+    load_segmenter,
+    segment,
+)
 from atomvision_ml.models.segmenter_training import (
     SegmenterLearner,
     on_working_grid,
@@ -237,3 +243,27 @@ def test_empty_split_is_named(small_set):
     items = small_set.training_set("segmentation").filter(pl.col("split") != "val")
     with pytest.raises(ValueError, match="val split is empty"):
         SegmenterLearner(TrainingData(items, small_set.open_blob, {}), SegmenterParameters(**TINY))
+
+
+def test_gaussian_target_says_the_same_where_the_network_is_right():
+    """From the Gaussian of a distance back to that distance."""
+    parameters = GaussianSegmenterParameters()
+    distance = np.linspace(0.05, 0.95, 30)
+    chance = np.exp(-0.5 * (distance / parameters.label_width_angstrom) ** 2)
+    odds = parameters.log_odds(np.log(chance / (1 - chance)).astype(np.float32))
+    assert odds == pytest.approx((0.5 - distance) / parameters.edge_width_angstrom, abs=1e-3)
+
+
+def test_gaussian_segmenter_is_trained_and_used_like_the_other(small_set, tmp_path):
+    parameters = GaussianSegmenterParameters(**{**TINY, "epochs": 1})
+    items = small_set.training_set("segmentation")
+    checkpoint = train_segmenter(items, small_set.open_blob, parameters, scratch=tmp_path, device="cpu")
+    assert checkpoint.name == "gaussian_segmenter"
+    result = segment(np.random.default_rng(0).random((64, 64)), 0.1, checkpoint.folder)
+    assert result.model.startswith("gaussian_segmenter@")
+    assert result.probability.shape == (64, 64)
+    few = small_set.holdout.filter(pl.col("task") == "segmentation").head(1)
+    answers = predict_segmentation(
+        few, items, small_set.open_blob, checkpoint=checkpoint.folder, model_id=checkpoint.name, has_baselines=False
+    )
+    assert answers.num_rows == 1

@@ -25,6 +25,13 @@ def _table(name: str) -> Table:
                 description="Background pixels called background.",
             ),
             Column(
+                name="n_published_right",
+                type=pa.int64(),
+                minimum=0,
+                unit="px",
+                description="Pixels right by the published measure: disks of half the element's covalent radius.",
+            ),
+            Column(
                 name="iou",
                 type=F64,
                 minimum=0,
