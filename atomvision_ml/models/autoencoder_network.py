@@ -6,8 +6,8 @@ reconstruction is μ + Wᵀz + after(z). W and the mean image μ are fitted prin
 by dense layers on coefficients.
 
 Both are multiplied by the error that the linear code is expected to make: the variance that the components leave out,
-and the noise that they let through after their coefficients were shrunk as by a Wiener filter (it is seen in those of
-least variance). So an untrained network is the linear code, and a correction cannot spoil what that says well.
+and the noise that they let through. Noise is seen in the components of least variance; where there is any, coefficients
+are shrunk as by a Wiener filter. So an untrained network is the linear code, and cannot spoil what that says well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import nn
 
 from atomvision_ml.models.components import Components
 
-_SEES_NOISE = 8  # this share of the components, those of least variance, tells the noise
+_SEES_NOISE, _SEES_DETAIL = 32, 8  # these shares of the components, those of least variance, tell noise and detail
+_SHELL = 32  # components of about equal variance lie within this share before and behind
 _OWN_DETAIL = 10  # fine images hold more in those components than the average one, so many times as much
 _LEAST_ERROR = 1e-6
 _FOLD, _BLOCKS = 4, 4
@@ -36,7 +37,7 @@ class Autoencoder(nn.Module):
     components: torch.Tensor
     middle: torch.Tensor
     variances: torch.Tensor
-    total_variance: torch.Tensor
+    left_over: torch.Tensor
 
     def __init__(self, size_px: int, latent_size: int, width: int, *, is_convolutional: bool) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("components", torch.zeros(latent_size, size_px**2))
         self.register_buffer("middle", torch.zeros(size_px**2))
         self.register_buffer("variances", torch.ones(latent_size))
-        self.register_buffer("total_variance", torch.tensor(float(latent_size)))
+        self.register_buffer("left_over", torch.tensor(1.0))
         self.before: nn.Module
         self.after: nn.Module
         if is_convolutional:
@@ -59,7 +60,7 @@ class Autoencoder(nn.Module):
             self.components.copy_(torch.from_numpy(fitted.components))
             self.middle.copy_(torch.from_numpy(fitted.middle))
             self.variances.copy_(torch.from_numpy(fitted.variances))
-            self.total_variance.fill_(fitted.total_variance)
+            self.left_over.fill_(fitted.left_over)
 
     def forward(self, images: torch.Tensor, kept: int | None = None) -> torch.Tensor:
         """Reconstruction (n, 1, y, x) of normalised images (n, 1, y, x) from ``kept`` numbers."""
@@ -79,9 +80,9 @@ class Autoencoder(nn.Module):
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """Reconstruction (n, 1, y, x) of latents (n, kept)."""
         kept, noise = latent.shape[1], self.noise(latent)
-        share = self.variances[:kept] / (self.variances[:kept] + noise[:, None])
+        share = self._share(latent, noise)
         passed = (share * noise[:, None]).sum(dim=1) / self.size_px**2
-        error = (self.truncation_error(kept) ** 2 + passed).sqrt()
+        error = (self._left_out(latent, noise) + passed).sqrt()
         linear = (self.middle + (latent * share) @ self.components[:kept]).unflatten(1, (1, self.size_px, -1))
         if self.is_convolutional:
             return linear + self.after(linear, error) * error[:, None, None, None]
@@ -89,9 +90,8 @@ class Autoencoder(nn.Module):
         return linear + (self.after(whole / self._scale(), error) * error[:, None]).unflatten(1, linear.shape[1:])
 
     def truncation_error(self, kept: int) -> torch.Tensor:
-        """Root of the variance per pixel that the components beyond ``kept`` hold."""
-        missing = (self.total_variance - self.variances[:kept].sum()).clamp_min(0) / self.size_px**2
-        return (missing + _LEAST_ERROR**2).sqrt()
+        """Root of the mean square per pixel that the components beyond ``kept`` hold."""
+        return (self.left_over + self.variances[kept:].sum() / self.size_px**2 + _LEAST_ERROR**2).sqrt()
 
     def noise(self, latent: torch.Tensor) -> torch.Tensor:
         """Variance of the noise in each coefficient (n,); zero where it cannot be told from a short latent."""
@@ -100,6 +100,22 @@ class Autoencoder(nn.Module):
         start = self.latent_size - max(1, self.latent_size // _SEES_NOISE)
         surplus = (latent[:, start:] ** 2).mean(dim=1) - _OWN_DETAIL * self.variances[start:].mean()
         return surplus.clamp_min(0)
+
+    def _share(self, latent: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Signal in each coefficient (n, kept): of the mean square of its neighbours, what exceeds the noise."""
+        reach = latent.shape[1] // _SHELL
+        around = nn.functional.avg_pool1d((latent**2)[:, None], 2 * reach + 1, 1, reach, count_include_pad=False)[:, 0]
+        signal = (around - noise[:, None]).clamp_min(0)
+        return torch.where(noise[:, None] > 0, signal / (signal + noise[:, None]).clamp_min(1e-20), 1.0)
+
+    def _left_out(self, latent: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Expected mean square per pixel (n,) beyond the latent; by the last components of the whole one."""
+        expected = self.truncation_error(latent.shape[1]) ** 2
+        if latent.shape[1] < self.latent_size:
+            return expected.expand(len(latent))
+        start = self.latent_size - max(1, self.latent_size // _SEES_DETAIL)
+        detail = ((latent[:, start:] ** 2).mean(dim=1) - noise).clamp_min(0) / self.variances[start:].mean()
+        return expected * detail.clamp_max(_OWN_DETAIL) + _LEAST_ERROR**2
 
     def _scale(self) -> torch.Tensor:
         return (self.variances + 0.01 * self.variances.mean()).sqrt()

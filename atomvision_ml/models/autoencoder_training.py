@@ -25,7 +25,7 @@ from atomvision_ml.models.autoencoder import (
     levels,
 )
 from atomvision_ml.models.checkpoint import Checkpoint
-from atomvision_ml.models.components import fit_components
+from atomvision_ml.models.components import Components, fit_components
 from atomvision_ml.models.training import Progress, stable_seed
 from atomvision_ml.models.training_run import OpenBlob, TrainingData, train_checkpoint
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from atomvision_ml.images.stem import Projection
 
 VALIDATION_DOSES = (None, 1000.0)
-_DRAWN_AT_ONCE = 128
+_DRAWN_AT_ONCE, _VARIANCE_IMAGES = 128, 512
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ class AutoencoderLearner:
         network = build_network(parameters)
         self.network: torch.nn.Module = network
         self._train = SceneLibrary(data.rows("train"), data.open_blob)
-        fields = component_fields(self._train, parameters)
-        network.begin_with(fit_components(fields, parameters.latent_size, parameters.seed))
+        network.begin_with(components_of(self._train, parameters))
         rows = sorted(data.rows("val"), key=lambda row: stable_seed(row["item_id"]))[: parameters.validation_images]
         library = SceneLibrary(rows, data.open_blob)
         projections, names = (
@@ -168,10 +167,14 @@ def psnr(found: Floats, truth: Floats) -> NDArray[np.float64]:
     return -10 * np.log10(np.maximum(error / span**2, 1e-10))
 
 
-def component_fields(library: SceneLibrary, parameters: AutoencoderParameters) -> Floats:
-    """The noiseless fields to which the components are fitted, (component_images, y, x)."""
+def components_of(library: SceneLibrary, parameters: AutoencoderParameters) -> Components:
+    """The principal components of noiseless fields, as many as the latent has numbers."""
     random = np.random.default_rng(stable_seed(parameters.seed, "components"))
-    return draw_fields(library, parameters, parameters.component_images, random, at_dose(None)).clean
+    fields, others = (
+        draw_fields(library, parameters, count, random, at_dose(None)).clean
+        for count in (parameters.component_images, _VARIANCE_IMAGES)
+    )
+    return fit_components(fields, others, parameters.latent_size, parameters.seed)
 
 
 def draw_fields(

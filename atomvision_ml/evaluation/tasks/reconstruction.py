@@ -20,8 +20,8 @@ from atomvision_ml.evaluation.sums import Evaluate, Figures, ratio
 from atomvision_ml.images.detector import dose_name
 from atomvision_ml.images.scenes import SceneLibrary, at_dose
 from atomvision_ml.models.autoencoder import AutoencoderParameters, LoadedAutoencoder, load_autoencoder
-from atomvision_ml.models.autoencoder_training import Fields, component_fields, draw_fields, item_fields, psnr
-from atomvision_ml.models.components import Components, Floats, fit_components
+from atomvision_ml.models.autoencoder_training import Fields, components_of, draw_fields, item_fields, psnr
+from atomvision_ml.models.components import Components, Floats
 from atomvision_ml.models.training import stable_seed
 from atomvision_ml.schemas.tables import table
 
@@ -95,7 +95,7 @@ def predict_reconstruction(
     if not len(train):
         raise ValueError("the train split is empty; probes and components are fitted to it")
     chosen = loaded.parameters
-    fitted = fit_components(component_fields(train, chosen), chosen.latent_size, chosen.seed) if baselines else None
+    fitted = components_of(train, chosen) if baselines else None
     methods = _methods(loaded, model_id, fitted)
     doses = list(dict.fromkeys(row["mean_detected_e_per_a2"] for row in rows))
     answers = []
@@ -238,7 +238,7 @@ def _pictures(row: Row, context: GalleryContext) -> list[Row]:
         middle=network.middle.numpy(),
         components=network.components.numpy(),
         variances=network.variances.numpy(),
-        total_variance=float(network.total_variance),
+        left_over=float(network.left_over),
         n_fields=chosen.component_images,
     )
     short, whole = chosen.short_latent_size, chosen.latent_size

@@ -13,7 +13,7 @@ from atomvision_ml.models.autoencoder import (
 )
 from atomvision_ml.models.autoencoder_training import (
     AutoencoderLearner,
-    component_fields,
+    components_of,
     draw_fields,
     item_fields,
     psnr,
@@ -48,18 +48,22 @@ def trained(small_set, tmp_path_factory):
 
 
 def test_components_are_the_best_linear_code(small_set):
-    fields = component_fields(library_of(small_set), CONV)
-    fitted = fit_components(fields, 40)
+    library, random = library_of(small_set), np.random.default_rng(0)
+    fields, others = (draw_fields(library, CONV, count, random, at_dose(None)).clean for count in (200, 300))
+    fitted = fit_components(fields, others, 40)
     assert np.allclose(fitted.components @ fitted.components.T, np.eye(40), atol=1e-4)
     _, singular, _ = np.linalg.svd(fields.reshape(len(fields), -1) - fitted.middle, full_matrices=False)
     left = ((fitted.decode(fitted.encode(fields, 40)) - fields) ** 2).sum()
     assert left == pytest.approx((singular[40:] ** 2).sum(), rel=0.05)
-    assert fitted.total_variance == pytest.approx((singular**2).sum() / (len(fields) - 1), rel=1e-3)
+    lost = ((fitted.decode(fitted.encode(others, 40)) - others) ** 2).mean()
+    assert fitted.left_over == pytest.approx(lost, rel=1e-3)
+    whole = ((others.reshape(300, -1) - fitted.middle) ** 2).mean()
+    assert fitted.variances.sum() / 32**2 + fitted.left_over == pytest.approx(whole, rel=1e-3)
 
 
 def test_shrinking_by_the_noise_lowers_the_error(small_set):
     library = library_of(small_set)
-    fitted = fit_components(component_fields(library, CONV), 40)
+    fitted = components_of(library, CONV)
     noisy = draw_fields(library, CONV, 64, np.random.default_rng(1), at_dose(30.0))
     latent = fitted.encode(noisy.seen, 40)
     shrunk, plain = fitted.decode(latent, noisy.noise), fitted.decode(latent)
@@ -78,7 +82,7 @@ def test_before_training_a_network_is_the_components(small_set, parameters):
     import torch
 
     learner = AutoencoderLearner(data_of(small_set), parameters)
-    fitted = fit_components(component_fields(library_of(small_set), parameters), 40, parameters.seed)
+    fitted = components_of(library_of(small_set), parameters)
     fields = item_fields([library_of(small_set).projection(0)], ["one"], parameters, None)
     for size in (40, 5):
         with torch.inference_mode():
