@@ -65,6 +65,6 @@ lattice_graph, predictions_lattice_graph = model_assets(
         prediction_code_version="1",
         kinds={"pytorch", "parquet"},
         is_gpu=True,
-        full={"epochs": 30, "scenes_per_epoch": 1024},
+        full={"epochs": 16, "scenes_per_epoch": 1024},
     )
 )
