@@ -33,6 +33,8 @@ _SENTENCE = re.compile(
     r"(?<!approx)(?<!arb)(?<!resp)[.;?!](?=\s+\S|$)"
 )
 _REMARK = re.compile(_SENTENCE.pattern.replace("[.;?!]", "[.?!]"))
+_OBJECT = re.compile(r"\s(?:of|on|in)\s")
+_PLURAL = re.compile(r"\b(?:bars|images|all|each|both)\b", re.IGNORECASE)
 _EDGE = " ,;:.-–—|"
 _JOINING = re.compile(r"^(?:(?:\s|[,;.:])*(?:\b(?:and|while|whereas|but)\b)?)+\s*")
 _ENDS_WITH_AND = re.compile(r"\band\s*$|&\s*$")
@@ -103,7 +105,8 @@ def distribute(caption: str) -> CaptionParts:
     for number, clause in enumerate(clauses):
         limit = clauses[number + 1].start if number + 1 < len(clauses) else end
         (_divide_leading if clause.is_leading else _divide_trailing)(text, clause, limit, words)
-    _divide_remarks(text[end:], marks[-1], words)
+    is_open = text[end - 1 : end] == ";"
+    _divide_remarks(text[end:], clauses[-1], is_open, words)
     first = clauses[0]
     preamble = text[: first.marks[0].start if first.is_leading or _is_series(text, first) else first.start].strip(_EDGE)
     confidence = 0.95 if all(clause.is_leading for clause in clauses) else 0.8
@@ -159,7 +162,7 @@ def _divide_leading(text: str, clause: _Clause, limit: int, words: dict[str, _Wo
     pieces = [text[mark.end : end].strip(_EDGE) for mark, end in zip(marks, ends, strict=True)]
     for place, (mark, piece) in enumerate(zip(marks, pieces, strict=True)):
         shared = [] if is_first or not head else [head]
-        if place + 1 < len(pieces) and _ENDS_WITH_AND.search(piece) and len(piece.split()) <= 4:
+        if place + 1 < len(pieces) and _ENDS_WITH_AND.search(piece) and not _OBJECT.search(piece):
             shared.append(pieces[place + 1])
         for label in mark.labels:
             words[label].own.append(_ENDS_WITH_AND.sub("", piece).strip(_EDGE))
@@ -197,25 +200,30 @@ def _listed(phrase: str) -> list[str]:
     return [item for item in re.split(r",\s*(?:and\s)?|\sand\s", phrase.strip(_EDGE)) if item]
 
 
-def _divide_remarks(tail: str, last: Mark, words: dict[str, _Words]) -> None:
-    """Sentences after the last label's own: to the labels that they name, to all, or to the last panel."""
+def _divide_remarks(tail: str, last: _Clause, is_open: bool, words: dict[str, _Words]) -> None:
+    """What follows the last label's own clause: to the labels that it names, to all, or to the last panel.
+
+    Where the labels stand behind their text it belongs to all. The rest of an open sentence belongs to the last panel.
+    """
     start = 0
     for match in [*_REMARK.finditer(tail), None]:
         end = match.end() if match else len(tail)
         remark = tail[start:end].strip(" ,;:")
-        start = end
+        is_rest, start = is_open and start == 0, end
         if not remark:
             continue
         named = [label for _, labels in references(remark, words) for label in labels if label in words]
+        pattern = _PLURAL if is_rest else _conditions()
         if named:
-            for label in dict.fromkeys(named):
-                words[label].remarks.append(remark)
-        elif _conditions().search(remark):
-            for each in words.values():
-                each.remarks.append(remark)
+            chosen = named
+        elif pattern.search(remark) or not last.is_leading:
+            chosen = list(words)
         else:
-            for label in last.labels:
+            for label in last.marks[-1].labels:
                 words[label].own.append(remark)
+            continue
+        for label in dict.fromkeys(chosen):
+            words[label].remarks.append(remark)
 
 
 @cache

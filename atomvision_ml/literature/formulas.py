@@ -11,7 +11,8 @@ from math import gcd
 
 from ase.data import chemical_symbols
 
-_SYMBOLS = sorted(chemical_symbols[1:], key=lambda symbol: (-len(symbol), symbol))
+_HEAVIEST = 98
+_SYMBOLS = sorted(chemical_symbols[1 : _HEAVIEST + 1], key=lambda symbol: (-len(symbol), symbol))
 
 ELEMENT = f"(?:{'|'.join(_SYMBOLS)})"
 _NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)"

@@ -71,10 +71,14 @@ def panel_modalities(parts: CaptionParts) -> list[PanelModality]:
         parts: the caption, divided.
     """
     preamble = _hits(parts.preamble)
+    own = {panel.text: _hits(_INSET.sub(" ", panel.text)) for panel in parts.panels}
+    named = [hit.kind for hits in own.values() for hit in hits if hit.kind not in _OPEN]
     labels = [panel.label for panel in parts.panels]
     found: dict[str, PanelModality] = {}
     for panel in parts.panels:
-        found[panel.label] = _panel_modality(panel, preamble, found, labels)
+        shared = _hits(panel.shared)
+        context = _Context(panel, own[panel.text], (*shared, *preamble), found, labels, named)
+        found[panel.label] = _panel_modality(context, shared, preamble)
     return list(found.values())
 
 
@@ -100,25 +104,24 @@ def is_relevant_figure(parts: CaptionParts, panels: Sequence[PanelModality]) -> 
     return not any(is_biological(text) for text in (parts.preamble, *(panel.text for panel in parts.panels)))
 
 
-def _panel_modality(
-    panel: PanelText, preamble: Sequence[_Hit], found: dict[str, PanelModality], labels: Sequence[str]
-) -> PanelModality:
-    own = _hits(_INSET.sub(" ", panel.text))
-    shared = _hits(panel.shared)
-    context = _Context(panel, own, (*shared, *preamble), found, labels)
+def _panel_modality(context: _Context, shared: Sequence[_Hit], preamble: Sequence[_Hit]) -> PanelModality:
+    panel, own, found = context.panel, context.own, list(context.found.values())
     if own and own[0].kind not in _OPEN:
         is_alone = len({hit.kind for hit in own if hit.kind not in _OPEN}) == 1
         return _named(panel, own[0].kind, 0.95 if is_alone else 0.85)
     if own and (name := _in_context(own[0].kind, own[0].word, context)):
         return _named(panel, name, 0.8)
-    for hits, confidence in ((shared, 0.8), (preamble, 0.8)):
+    for hits in (shared, preamble):
         if name := _first_of_all(hits):
-            return _named(panel, name, confidence)
-    if found:
-        return _named(panel, list(found.values())[-1].modality, 0.6)
-    if name := _first_of_all(_hits(panel.remarks)):
-        return _named(panel, name, 0.6)
-    return _named(panel, "plot", 0.3)
+            return _named(panel, name, 0.8)
+    images = [each.modality for each in found if each.modality in IMAGES]
+    is_open = _first_open(preamble)
+    if images and is_open:
+        return _named(panel, images[-1], 0.6)
+    if is_open or found:
+        return _named(panel, is_open or found[-1].modality, 0.6)
+    remarks = _hits(panel.remarks)
+    return _named(panel, _first_of_all(remarks) or _first_open(remarks) or "plot", 0.5)
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,14 @@ class _Context:
     around: Sequence[_Hit]
     found: dict[str, PanelModality]
     labels: Sequence[str]
+    named: Sequence[str]
+    """The modalities that the panels of the figure name, later ones too."""
 
     def first(self, kinds: Sequence[str]) -> str | None:
         """The first of some modalities in the panel's own words, else around them, else in the panels before."""
         known = [each.kind for each in (*self.own, *self.around)]
         known += [each.modality for each in reversed(self.found.values())]
+        known += self.named
         return next((kind for kind in known if kind in kinds), None)
 
     def image(self) -> str | None:
@@ -151,6 +157,7 @@ class _Context:
             or _first_open(self.around)
             or next((each.modality for each in reversed(self.found.values()) if each.modality in IMAGES), None)
             or next((each.kind for each in _hits(self.panel.remarks) if each.kind in IMAGES), None)
+            or next((kind for kind in self.named if kind in IMAGES), None)
         )
 
 
@@ -214,7 +221,7 @@ def _first_of_all(hits: Sequence[_Hit]) -> str | None:
     """What a text says of all panels: of a trend in images it is the images."""
     if hits and hits[0].kind == "trend":
         return next((hit.kind for hit in hits if hit.kind in IMAGES), None) or "plot"
-    return _first_closed(hits) or _first_open(hits)
+    return _first_closed(hits)
 
 
 def _first_open(hits: Sequence[_Hit]) -> str | None:

@@ -33,12 +33,15 @@ _BRACKETED = re.compile(rf"[(\[]\s*({_GROUP})\.?\s*[)\]]")
 _JOINED = re.compile(rf"^{_JOINT}$")
 _RANGE = re.compile(r"[-–—…]|\bto\b|\bthrough\b|\.\.\.")
 _BARE = re.compile(
-    rf"(?:^|(?<=[.;:,|?!)—–] )|(?<=[\])] )|(?<=\band )|(?<=[Pp]anel )|(?<=[Pp]anels ))(?<!\d, )"
+    rf"(?:^|(?<=[.;:,|?!)—–] )|(?<=[\])] )|(?<=[(\[])|(?<=\band )|(?<=[Pp]anel )|(?<=[Pp]anels ))(?<!\d, )"
     rf"({_GROUP})(\)\s|\s?[,:/.]\s|(?=\s(?:[A-Z0-9(]|respectively|as |in |after |before |the |and |gives?|shows?|are |is ))|$)"
 )
 _NO_LABEL_BEFORE = re.compile(
-    r"(?:\b(?:eqs?|equations?|refs?|references?|figs?|figures?|tables?|sections?|supplementary|circles?|labell?ed|marked|"
-    r"points?|particles?|regions?|positions?|sites?|arrows?|windows?|grains?|spots?|peaks?|lines?|squares?|boxes|"
+    r"(?:\b(?:eqs?|equations?|refs?|references?|figs?|figures?|tables?|sections?|supplementary)\.?\s*\d*\s*)$",
+    re.IGNORECASE,
+)
+_MARKER_BEFORE = re.compile(
+    r"(?:\b(?:circles?|labell?ed|marked|points?|particles?|regions?|positions?|sites?|arrows?|windows?|grains?|spots?|peaks?|lines?|squares?|boxes|"
     r"numbered|denoted|indicated by)\.?\s*\d*\s*)$",
     re.IGNORECASE,
 )
@@ -49,10 +52,12 @@ _POINTS = re.compile(
     re.IGNORECASE,
 )
 _FUNCTION_WORD = re.compile(
-    r"\s*(?:$|[.,;:)\]]|(?:and|is|are|was|were|shows?|with|at|in|by|taken|recorded|for|along|respectively|as|that|which|on|"
+    r"\s*(?:$|[.,;)\]]|(?:and|is|are|was|were|shows?|with|at|in|by|taken|recorded|for|along|respectively|as|that|which|on|"
     r"to|over|but|while|where)\b)"
 )
-_CLAUSE_START = re.compile(r"(?:^|[.;:,!?)\]—–|(]|\b(?:and|while|whereas|but|or|plus))\s*$", re.IGNORECASE)
+_CLAUSE_START = re.compile(
+    r"(?:^|[.;:,!?)\]—–|(]|\b(?:and|while|whereas|but|or|plus))\s*$|(?:^|[.;]\s)\s*panels?\s*$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,9 @@ def _readings(text: str) -> list[list[Mark]]:
             count = sum(len(mark.labels) for mark in marks)
             readings.append([*marks, *_in_sequence([each for each in bare if marks and each[0] > marks[-1].end], alphabet, count)])
         if any(group.startswith(_NAMES[alphabet][0]) for _, _, group in bare):
-            readings.append(_in_sequence(bare, alphabet))
+            marks = _in_sequence(bare, alphabet)
+            count = sum(len(mark.labels) for mark in marks)
+            readings.append([*marks, *_in_sequence([each for each in bracketed if marks and each[0] > marks[-1].end], alphabet, count)])
     return readings
 
 
@@ -174,7 +181,8 @@ def _defining(text: str, found: Sequence[tuple[int, int, str]], alphabet: Alphab
             continue
         mark = Mark(start, end, labels, bool(_CLAUSE_START.search(before)))
         if _POINTS.search(before) and not mark.opens and _FUNCTION_WORD.match(after):
-            is_next = _place(labels[0], alphabet) == len(known)
+            places = {_place(label, alphabet) for label in known}
+            is_next = _place(labels[0], alphabet) == next(place for place in range(99) if place not in places)
             if not is_next or opening & set(labels):
                 continue
         known |= set(labels)
@@ -183,7 +191,9 @@ def _defining(text: str, found: Sequence[tuple[int, int, str]], alphabet: Alphab
 
 
 def _is_no_label(text: str, before: str, after: str, start: int) -> bool:
-    if _NO_LABEL_BEFORE.search(before) and not re.match(r"\s*(?:[A-Z]|$)", after):
+    if _NO_LABEL_BEFORE.search(before):
+        return True
+    if not text[start + 1].islower() and _MARKER_BEFORE.search(before):
         return True
     if _NO_LABEL_AFTER.match(after) and not re.search(r"[Pp]anels?\s*$", before):
         return True
@@ -198,11 +208,13 @@ def _in_sequence(found: Sequence[tuple[int, int, str]], alphabet: Alphabet, expe
     marks: list[Mark] = []
     for start, end, group in found:
         labels = expand_labels(group)
-        places = [_place(label, alphabet) for label in labels]
-        if places != list(range(expected, expected + len(places))):
+        places = [-1 if (place := _place(label, alphabet)) is None else place for label in labels]
+        steps = [place - before for place, before in zip(places, [expected - 1, *places], strict=False)]
+        is_numbered = all(len(label) > 1 for label in labels) and alphabet in ("lower", "upper")
+        if -1 in places or not all(step == 1 or (is_numbered and step == 0) for step in steps):
             continue
         marks.append(Mark(start, end, labels, True))
-        expected += len(labels)
+        expected = places[-1] + 1
     return marks
 
 
