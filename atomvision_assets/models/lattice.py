@@ -154,6 +154,7 @@ lattice_fusion, predictions_lattice_fusion = model_assets(
         code_version="1",
         prediction_code_version="1",
         kinds={"pytorch", "scipy", "parquet"},
+        is_gpu=True,
         full={"scenes": 4000, "validation_images": 400},
         train_deps=(_LATTICE_CNN,),
     )
