@@ -25,6 +25,7 @@ from dagster_project.run import Outcome, Runner, Size, State, Step, plan
 
 SMALL: dict[str, dict[str, Any]] = {
     "models/segmenter": {"epochs": 1, "crops_per_epoch": 32, "validation_images": 4},
+    "models/gaussian_segmenter": {"epochs": 1, "crops_per_epoch": 32, "validation_images": 4},
     "models/autoencoder": {"epochs": 1, "images_per_epoch": 32, "component_images": 320},
     "models/conv_autoencoder": {"epochs": 1, "images_per_epoch": 32, "component_images": 320},
     "models/lattice_cnn": {"epochs": 1, "scenes_per_epoch": 32, "validation_images": 8, "width": 8},
