@@ -29,13 +29,13 @@ _TITLE = re.compile(
 )
 _COLOR = re.compile(r"^\((?:color|colour)[ -]online\)\.?\s*", re.IGNORECASE)
 _SENTENCE = re.compile(
-    r"(?<!\bFig)(?<!\bFigs)(?<!\bvs)(?<!\bRef)(?<!\bRefs)(?<!\bEq)(?<!\bEqs)(?<!\bal)(?<!\bca)(?<!\bcf)(?<!i\.e)(?<!e\.g)"
-    r"(?<!approx)(?<!arb)(?<!resp)[.;?!](?=\s+\S|$)"
+    r"[.;?!](?=\s+\S|$)(?<!\bFig.)(?<!\bFigs.)(?<!\bvs.)(?<!\bRef.)(?<!\bRefs.)(?<!\bEq.)(?<!\bEqs.)(?<!\bal.)(?<!\bca.)"
+    r"(?<!\bcf.)(?<!i\.e.)(?<!e\.g.)(?<!approx.)(?<!arb.)(?<!resp.)"
 )
 _REMARK = re.compile(_SENTENCE.pattern.replace("[.;?!]", "[.?!]"))
-_OBJECT = re.compile(r"\s(?:of|on|in)\s")
+_OBJECT = re.compile(r"\s(?:of|on|in)\s|,")
 _PLURAL = re.compile(r"\b(?:bars|images|all|each|both)\b", re.IGNORECASE)
-_EDGE = " ,;:.-–—|"
+_EDGE = " ,;:.-–—|("
 _JOINING = re.compile(r"^(?:(?:\s|[,;.:])*(?:\b(?:and|while|whereas|but)\b)?)+\s*")
 _ENDS_WITH_AND = re.compile(r"\band\s*$|&\s*$")
 _IS_VALUE = re.compile(r"[\s,]*(?:and\s)?\s*(?:[a-zA-Zθ]\s?=\s?)?[-+±~]?\d[^A-Z]{0,8}[KVATM]?[^A-Z]{0,6}$")
@@ -84,9 +84,10 @@ class _Clause:
 
 def plain_caption(caption: str) -> str:
     """One line of plain text without remains of TeX or bold letters; sub- and superscripts as in the routes."""
-    if _TEX.search(caption):
-        caption = tex_to_text(_BAR.sub(r"-\1", caption))
-    return plain_text(caption.replace("**", "").replace("ₓ", "x"))
+    text = caption.replace("**", "").replace("ₓ", "x")
+    if _TEX.search(text):
+        return tex_to_text(_BAR.sub(r"-\1", text))
+    return plain_text(text)
 
 
 def distribute(caption: str) -> CaptionParts:
@@ -127,7 +128,8 @@ def distribute(caption: str) -> CaptionParts:
 
 def _clauses(text: str, marks: Sequence[Mark]) -> list[_Clause]:
     """The clauses that hold marks, each from the end of the sentence before it."""
-    ends = [match.end() for match in _SENTENCE.finditer(text) if not any(m.start < match.end() <= m.end for m in marks)]
+    within = {place for mark in marks for place in range(mark.start + 1, mark.end + 1)}
+    ends = [match.end() for match in _SENTENCE.finditer(text) if match.end() not in within]
     borders = [0, *ends, len(text)]
     clauses = []
     for start, end in zip(borders, borders[1:], strict=False):

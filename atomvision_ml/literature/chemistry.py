@@ -21,6 +21,8 @@ from atomvision_ml.literature.formulas import (
     FORMULA,
     chemical_system,
     composition,
+    elements_of,
+    has_unknown,
     members,
     normalised_formula,
     reduced_formula,
@@ -30,12 +32,11 @@ __all__ = ["Mention", "Role", "composition", "constituents_of", "find_materials"
 
 Role = Literal["sample", "substrate", "tip", "support"]
 
-_REACH = 48
+_REACH = 40
 _TOKEN = re.compile(
     rf"(?<![A-Za-z0-9^_.\\])(?:0?\.\d+)?({FORMULA})(?:Tx|Tz)?(?![A-Za-z'′]|\d)"
-    rf"|(?<=[\s(,/])({ELEMENT}(?:[-–](?:\d+(?:\.\d+)?)?{ELEMENT})+)(?![A-Za-z0-9])"
 )
-_SYSTEM = re.compile(rf"(?<![A-Za-z0-9^_.–-])({ELEMENT}(?:[-–](?:\d+(?:\.\d+)?)?{ELEMENT})+)(?![A-Za-z0-9])")
+_SYSTEM = re.compile(rf"(?<![A-Za-z0-9^_.–-])(?=[A-Z])({ELEMENT}(?:[-–](?:\d+(?:\.\d+)?)?{ELEMENT})+)(?![A-Za-z0-9])")
 _FACET = re.compile(r"\s?[({\[]\s?(-?\d\s?-?\d\s?-?\d(?:\s?-?\d)?)\s?[)}\]]")
 _ION = re.compile(r"\^\d*[+-]|[+](?![-\w])")
 _STACK_BEFORE = re.compile(r"[\w)}\]]\s?[/@]\s?$|\w\s?//\s?$")
@@ -43,6 +44,8 @@ _STACK_AFTER = re.compile(r"\s?[/@]\s?[A-Za-z(]")
 _ENCLOSED = re.compile(r"[(\[][^()\[\]]+[)\]]")
 _DOSE = re.compile(r"(?:\d\s?m?M|\bL of|\d\s?%|\bppm(?: of)?|\d\s?(?:mbar|[mµ]?bar|Torr|Pa|kPa))\s+$")
 _PRESSURE = re.compile(r"\s?(?:gas|atmosphere|vapou?r|pressure|electrolyte|solution|exposure|plasma|flow|dos)")
+_MOLECULE = re.compile(r"\s?(?:molecules?|ad)")
+_DASHED = re.compile(r"-[A-Z]")
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*|\d{4}")
 
 
@@ -87,7 +90,7 @@ def find_materials(text: str, constituents: frozenset[str] | None = None) -> lis
         raw = text[find.start : find.end]
         facet = _facet(after)
         for member in members(find.formula) if find.name is None else [find.formula]:
-            formula = member if find.name or "-" in member and not re.search(r"\d-", member) else normalised_formula(member)
+            formula = member if find.name or _DASHED.search(member) else normalised_formula(member)
             if formula:
                 mentions.append(
                     Mention(
@@ -97,7 +100,7 @@ def find_materials(text: str, constituents: frozenset[str] | None = None) -> lis
                         role=_role(before, after),
                         facet=facet,
                         start=find.start,
-                        is_variable=bool(re.search(r"[xyzδ]", re.sub(ELEMENT, "", formula))),
+                        is_variable=has_unknown(formula),
                     )
                 )
     return mentions
@@ -107,7 +110,7 @@ def constituents_of(text: str) -> frozenset[str]:
     """Elements of the compounds that a text names by formula."""
     found: set[str] = set()
     for match in _TOKEN.finditer(text):
-        elements = set(re.findall(ELEMENT, match[1] or ""))
+        elements = set(elements_of(match[1]))
         if len(elements) > 1 and _is_written_compound(match[1]):
             found |= elements
     return frozenset(found)
@@ -162,12 +165,12 @@ def _is_written_compound(raw: str) -> bool:
 
 
 def _is_material(raw: str, before: str, after: str, constituents: frozenset[str]) -> bool:
-    elements = set(re.findall(ELEMENT, raw))
+    elements = set(elements_of(raw))
     facet = _facet(after)
     if len(elements) > 1:
         if not _is_written_compound(raw) or _ION.match(after):
             return False
-        if raw in _words()["chemicals"] and not facet and not re.match(r"\s?(?:molecules?|ad)", after):
+        if raw in _words()["chemicals"] and not facet and not _MOLECULE.match(after):
             return False
         if _patterns()["no_compound_after"].match(after):
             return False
@@ -213,7 +216,7 @@ def _is_part(before: str, after: str, elements: dict[str, float], constituents: 
 
 def _is_alloy(written: str, after: str) -> bool:
     """Whether elements joined by dashes are an alloy, and no bond, edge or curve."""
-    elements = re.findall(ELEMENT, written)
+    elements = elements_of(written)
     if any(element == "O" for element in elements) or _patterns()["bond_after"].match(after):
         return False
     return any(len(element) == 2 for element in elements)

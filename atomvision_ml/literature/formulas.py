@@ -6,15 +6,27 @@ Belongs here: the grammar of a formula (fractions, unknowns, brackets) and its n
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import lru_cache
 from math import gcd
 
 from ase.data import chemical_symbols
 
 _HEAVIEST = 98
-_SYMBOLS = sorted(chemical_symbols[1 : _HEAVIEST + 1], key=lambda symbol: (-len(symbol), symbol))
+_SYMBOLS = chemical_symbols[1 : _HEAVIEST + 1]
 
-ELEMENT = f"(?:{'|'.join(_SYMBOLS)})"
+
+def _element_pattern() -> str:
+    """All symbols, gathered by their first letter: ``A[cg…]|B[ae…]?|…``."""
+    second: dict[str, str] = {}
+    for symbol in _SYMBOLS:
+        second[symbol[0]] = second.get(symbol[0], "") + symbol[1:]
+    return "|".join(
+        f"{first}{f'[{rest}]' if rest else ''}{'?' if rest and first in _SYMBOLS else ''}"
+        for first, rest in sorted(second.items())
+    )
+
+
+ELEMENT = f"(?:{_element_pattern()})"
 _NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)"
 _UNKNOWN = r"[xyzδ]"
 AMOUNT = rf"(?:(?:{_NUMBER}(?:/\d+)?{_UNKNOWN}?|{_UNKNOWN})(?:[-+±](?:0?\.\d+|{_NUMBER}?{_UNKNOWN}))*)"
@@ -26,6 +38,7 @@ FORMULA = rf"(?:{_UNIT}|{_MIXED}|{_OUTER})+"
 """A whole formula as a pattern; brackets are nested twice at most."""
 
 _PART = re.compile(rf"({ELEMENT})({AMOUNT})?|([(\[])|([)\]])({AMOUNT})?|(.)", re.DOTALL)
+_ELEMENTS = re.compile(ELEMENT)
 _TERM = re.compile(rf"([-+±]?)({_NUMBER})?(?:/(\d+))?({_UNKNOWN})?")
 _MIXED_SITE = re.compile(_MIXED)
 _GUEST = re.compile(rf"({ELEMENT})\(({ELEMENT})\)")
@@ -34,6 +47,17 @@ _ALL_LAYERS = re.compile(rf"(?:\([^()]+\){AMOUNT}?){{2,}}")
 
 Amount = dict[str, float]
 """A linear expression: the number under ``""``, factors of unknowns under their letters."""
+
+
+def elements_of(formula: str) -> list[str]:
+    """The symbols in a text that is known to be a formula, in its order."""
+    return _ELEMENTS.findall(formula)
+
+
+@lru_cache(maxsize=4096)
+def has_unknown(formula: str) -> bool:
+    """Whether a formula has an unknown such as x or δ."""
+    return re.search(_UNKNOWN, _ELEMENTS.sub("", formula)) is not None
 
 
 def composition(formula: str) -> dict[str, float] | None:
@@ -47,6 +71,7 @@ def composition(formula: str) -> dict[str, float] | None:
     return {element: amount.get("", 0.0) or 1.0 for element, amount in amounts.items()}
 
 
+@lru_cache(maxsize=4096)
 def normalised_formula(formula: str) -> str | None:
     """Elements in the order written, brackets multiplied out, integers without common divisor, unknowns kept.
 
@@ -57,7 +82,7 @@ def normalised_formula(formula: str) -> str | None:
         None if it is no formula.
     """
     if _MIXED_SITE.search(formula) or _GUEST.fullmatch(formula):
-        elements = re.findall(ELEMENT, formula)
+        elements = _ELEMENTS.findall(formula)
         return "-".join(sorted(set(elements)))
     amounts = _amounts(formula)
     if amounts is None:
@@ -87,18 +112,13 @@ def members(formula: str) -> list[str]:
 
 def chemical_system(text: str) -> str | None:
     """The elements of a dashed name such as ``Ti-6Al-4V``, sorted and joined by dashes; None if they are not distinct."""
-    elements = re.findall(ELEMENT, text)
+    elements = _ELEMENTS.findall(text)
     return "-".join(sorted(elements)) if len(set(elements)) == len(elements) > 1 else None
-
-
-@cache
-def _parts(formula: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(_PART.findall(formula))
 
 
 def _amounts(formula: str) -> dict[str, Amount] | None:
     stack: list[dict[str, Amount]] = [{}]
-    for element, amount, opening, closing, factor, other in _parts(formula):
+    for element, amount, opening, closing, factor, other in _PART.findall(formula):
         if element:
             _add(stack[-1], element, _amount(amount))
         elif opening:

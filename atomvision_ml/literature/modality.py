@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ IMAGES: tuple[Modality, ...] = (*MICROSCOPY, "SEM", "AFM", "other")
 
 _OPEN = ("probe", "field", "fine", "electron", "simulation", "image", "motif", "trend")
 _INSET = re.compile(r"\([^()]*\b[Ii]nsets?\b[^()]*\)|\b[Ii]nsets?\b[^.;]*(?:[.;]|$)|\b(?:upper|lower) (?:left|right|corner)\b[^.;]*")
+_DULL = r"(?:\d+(?![dDθ2])|of|the|and|in|at|to|with|for|is|are|by|on|an|from|nm|a|after|which|were|was)\b"
 _COMPOUND = re.compile(r"[ -](?:(?!of|and|with|from|in|on|at|by|or|the|for)[a-z]+ )?")
 _CAPITALISED = re.compile(r"\b[A-Z](?=[a-z]{2})")
 
@@ -172,7 +173,7 @@ def _in_context(kind: str, word: str, context: _Context) -> str | None:
         return (
             context.first(("STM", "AFM"))
             or _referred(context.panel, context.found, context.labels)
-            or context.first(IMAGES)
+            or next((each.kind for each in (*context.own, *context.around) if each.kind in IMAGES), None)
             or "STM"
         )
     if kind == "field":
@@ -230,6 +231,7 @@ def _first_open(hits: Sequence[_Hit]) -> str | None:
     return next((meanings[hit.kind] for hit in hits if hit.kind in meanings), None)
 
 
+@lru_cache(maxsize=64)
 def _hits(text: str) -> list[_Hit]:
     """The words of modalities in a text, in its order; what lies within a longer one is left out."""
     if not text:
@@ -275,9 +277,9 @@ def _vocabulary() -> _Vocabulary:
     words: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "modalities.yaml").read_text(encoding="utf-8"))
     groups = "|".join(f"({'|'.join(each['words'])})" for each in words["modalities"])
     return _Vocabulary(
-        words=re.compile(rf"(?<!\w)(?:{groups})(?!\w)"),
+        words=re.compile(rf"(?<!\w)(?!{_DULL})(?:{groups})(?!\w)"),
         kinds=("", *(each["is"] for each in words["modalities"])),
-        namesakes=re.compile("|".join(words["namesakes"])),
+        namesakes=re.compile(rf"(?<![A-Za-z])(?=[A-Za-z±])(?:{'|'.join(words['namesakes'])})"),
         suspicious=re.compile(r"[Ss]tem|STEM|S[TE]M|TEM|AFM|s\.e\.m|[Mm]emory|[Aa]ntiferro|TEM|Hermite|lectromag|[Ss]tandard"),
         biology=re.compile(rf"\b(?:{'|'.join(words['biology'])})\b", re.IGNORECASE),
         readings=words["readings"],

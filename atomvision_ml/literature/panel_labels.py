@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 Alphabet = Literal["lower", "upper", "roman", "Roman", "number"]
@@ -26,6 +26,7 @@ _PLACES: dict[Alphabet, dict[str, int]] = {
 _NAMES = {alphabet: tuple(places) for alphabet, places in _PLACES.items()}
 
 _ITEM = r"(?<!\w)(?:[ivx]{2,4}|[IVX]{2,4}|[A-Za-z]\d?|\d{1,2})(?![\w'′])"
+_ITEMS = re.compile(_ITEM)
 _JOINT = r"\s*(?:,\s*and\b|,|\band\b|&|-|–|—|\bto\b|\bthrough\b|\.\.\.|…)\s*"
 _KINDS = (r"(?:[ivx]{2,4}|[ivx])", r"(?:[IVX]{2,4}|[IVX])", r"[a-z]\d?", r"[A-Z]\d?", r"\d{1,2}")
 _GROUP = "(?:" + "|".join(rf"{kind}(?![\w'′])(?:{_JOINT}{kind}(?![\w'′]))*" for kind in _KINDS) + ")"
@@ -33,7 +34,7 @@ _BRACKETED = re.compile(rf"[(\[]\s*({_GROUP})\.?\s*[)\]]")
 _JOINED = re.compile(rf"^{_JOINT}$")
 _RANGE = re.compile(r"[-–—…]|\bto\b|\bthrough\b|\.\.\.")
 _BARE = re.compile(
-    rf"(?:^|(?<=[.;:,|?!)—–] )|(?<=[\])] )|(?<=[(\[])|(?<=\band )|(?<=[Pp]anel )|(?<=[Pp]anels ))(?<!\d, )"
+    rf"(?<!\w)(?=(?:[A-Za-z]\d?|[ivx]{{2,4}}|[IVX]{{2,4}}|\d\d?)\b)(?:^|(?<=[.;:,|?!)—–] )|(?<=[\])] )|(?<=[(\[])|(?<=\band )|(?<=[Pp]anel )|(?<=[Pp]anels ))(?<!\d, )"
     rf"({_GROUP})(\)\s|\s?[,:/.]\s|(?=\s(?:[A-Z0-9(]|respectively|as |in |after |before |the |and |gives?|shows?|are |is ))|$)"
 )
 _NO_LABEL_BEFORE = re.compile(
@@ -84,9 +85,10 @@ def find_labels(text: str) -> list[Mark]:
     return best
 
 
+@lru_cache(maxsize=1024)
 def expand_labels(group: str) -> tuple[str, ...]:
     """Labels of a group as it is written: ``a-c, e`` is a, b, c, e; ``ii–iv`` is ii, iii, iv; ``a1–a3`` is a1, a2, a3."""
-    items = list(re.finditer(_ITEM, group))
+    items = list(_ITEMS.finditer(group))
     labels = [items[0][0]] if items else []
     for before, item in zip(items, items[1:], strict=False):
         joint = group[before.end() : item.start()]
@@ -124,9 +126,13 @@ def _reference_pattern(names: str) -> re.Pattern[str]:
 def _readings(text: str) -> list[list[Mark]]:
     """The text read in each of the alphabets, in brackets or bare."""
     bracketed = _merged(text, [(match.start(), match.end(), match[1]) for match in _BRACKETED.finditer(text)])
-    bare = [(match.start(1), match.end(), match[1]) for match in _BARE.finditer(text)]
+    bare = [
+        (match.start(1), match.end(), match[1])
+        for match in _BARE.finditer(text)
+        if not (match[2].startswith(")") and text[match.start(1) - 1 : match.start(1)] in ("(", "["))
+    ]
     readings = []
-    for alphabet in _PLACES:
+    for alphabet in _PLACES if bracketed or bare else ():
         if any(group[0] in _NAMES[alphabet][0] or group.startswith(_NAMES[alphabet][0]) for _, _, group in bracketed):
             marks = _defining(text, bracketed, alphabet)
             count = sum(len(mark.labels) for mark in marks)

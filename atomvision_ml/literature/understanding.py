@@ -6,6 +6,7 @@ Belongs here: the extractor as a whole, made of :mod:`.captions`, :mod:`.modalit
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,9 @@ from atomvision_ml.literature.captions import CaptionParts, PanelText, distribut
 from atomvision_ml.literature.chemistry import Mention, constituents_of, find_materials
 from atomvision_ml.literature.modality import Modality, is_relevant_figure, panel_modalities
 from atomvision_ml.literature.scale_statements import ScaleBar, scale_bars_of
+
+
+_AND = re.compile(r"(?<!\bbetween)(?:,\s(?:and\s)?|\sand\s)")
 
 
 class Panel(BaseModel):
@@ -95,14 +99,31 @@ def _materials(parts: CaptionParts) -> list[tuple[Mention, ...]]:
     constituents = frozenset().union(*(constituents_of(text) for text in texts))
     found = {text: find_materials(text, constituents) for text in texts}
     shared = found.get(parts.preamble, [])
+    together: dict[str, list[str]] = {}
+    for panel in parts.panels:
+        together.setdefault(panel.text, []).append(panel.label)
     result = []
     for panel in parts.panels:
         own = found.get(panel.text, [])
+        labels = together[panel.text]
+        if len(labels) > 1 and len(own) > 1:
+            own = _dealt(panel.text, own, len(labels), labels.index(panel.label))
         if not own:
             own = found.get(panel.shared, [])
         mentions = [*shared, *own, *found.get(panel.remarks, [])]
         result.append(tuple({(each.formula, each.role): each for each in reversed(mentions)}.values())[::-1])
     return result
+
+
+def _dealt(text: str, mentions: Sequence[Mention], count: int, place: int) -> Sequence[Mention]:
+    """Of as many materials as labels, joined by "and", each label has its own; else all have all."""
+    borders = [0, *(match.end() for match in _AND.finditer(text)), len(text)]
+    parts = [
+        part
+        for start, end in zip(borders, borders[1:], strict=False)
+        if (part := [mention for mention in mentions if start <= mention.start < end])
+    ]
+    return parts[place] if len(parts) == count else mentions
 
 
 def _texts(panel: PanelText) -> tuple[str, ...]:
