@@ -2,6 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from atomvision_ml.evaluation.gallery.entries import GalleryContext
 from atomvision_ml.evaluation.holdout import ItemReader
 from atomvision_ml.evaluation.metrics import metric_rows
 from atomvision_ml.evaluation.resolution_baselines import (
@@ -11,9 +12,10 @@ from atomvision_ml.evaluation.resolution_baselines import (
     upscaled_by_all,
 )
 from atomvision_ml.evaluation.resolution_benchmark import as_markdown, benchmark_items, differences
-from atomvision_ml.evaluation.tasks.super_resolution import PARTS, parts_of, predict_super_resolution, problem_of
+from atomvision_ml.evaluation.tasks.super_resolution import PARTS, draw, parts_of, predict_super_resolution, problem_of
 from atomvision_ml.images.reduction import box_reduced
 from atomvision_ml.images.stem import Projection, View, render_batch
+from atomvision_ml.models.checkpoint import released_checkpoint
 from atomvision_ml.models.lattice_finder import NoLatticeError
 from atomvision_ml.models.super_resolution.resolver import SuperResolverParameters
 from atomvision_ml.models.super_resolution.training import psnr_db, train_super_resolver
@@ -181,3 +183,17 @@ def test_benchmark_compares_in_pairs(few, judged):
     text = as_markdown(figures, {"psnr_db": ".1f", "lost_rate": ".2%"})
     assert f"| {mean['wiener']:.1f} |" in text
     assert text.count("\n") == 1 + figures.select("slice", "model").n_unique()
+
+
+def test_entry_of_the_gallery_shows_what_was_made(small_set, few, judged, tmp_path):
+    row = {**few.row(0, named=True), "is_worst": False}
+    answers = judged.filter(pl.col("item_id") == row["item_id"]).to_dicts()
+    (tmp_path / "pictures").mkdir()
+    checkpoints = {"super_resolver": released_checkpoint("super_resolver")}
+    reader = ItemReader(small_set.open_blob)
+    context = GalleryContext(tmp_path, reader, images={}, answers={row["item_id"]: answers}, checkpoints=checkpoints)
+    entry = draw(row, context)
+    captions = [picture["caption"] for picture in entry["pictures"]]
+    assert captions == ["low resolution", "bicubic", "super resolver", "true image"]
+    assert all((tmp_path / picture["file"]).read_bytes().startswith(b"\x89PNG") for picture in entry["pictures"])
+    assert len(entry["facts"]) == 5
