@@ -1,8 +1,8 @@
 """The fused lattice model: the lattice finder's evidence beside what the lattice network sees.
 
 Belongs here: the finder's evidence as numbers, the head that weighs both, and its use. The finder measures the cell to
-a fraction of a percent, the network has seen what structures look like. The head starts as a mixture of both answers
-and learns corrections: a superlattice that the label forgives, a centring broken by a reflection that hardly stands
+a fraction of a percent, the network has seen what structures look like. The head starts as the finder's answer and
+learns corrections: a superlattice that the label forgives, a centring broken by a reflection that hardly stands
 out.
 """
 
@@ -57,9 +57,10 @@ N_EVIDENCE = 5 + 4 + 4 + 4 + 5 + 5 + 5 + 1
 class LatticeFusionParameters(TrainingParameters, LatticeSceneParameters, LatticeNetworkParameters):
     """Head, training scenes and training of the fused model; the form of the network is that of its checkpoint."""
 
-    epochs: int = Field(default=40, ge=1, description="Most epochs.")
+    epochs: int = Field(default=20, ge=1, description="Most epochs.")
     batch_size: int = Field(default=32, ge=2, description="Images in a batch.")
-    patience: int = Field(default=40, ge=1, description="Stop after so many epochs without a better validation score.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Highest learning rate (AdamW, cosine to zero).")
+    patience: int = Field(default=20, ge=1, description="Stop after so many epochs without a better validation score.")
     weight_decay: float = Field(default=5e-2, ge=0, description="AdamW's decoupled weight decay.")
     natural_fraction: float = Field(
         default=0.6, ge=0, le=1, description="Share of scenes of a structure in its own lattice."
@@ -68,6 +69,10 @@ class LatticeFusionParameters(TrainingParameters, LatticeSceneParameters, Lattic
         default=0.6, ge=0, le=1, description="Share of the other scenes that are a superlattice broken by one atom."
     )
     hidden: int = Field(default=32, ge=4, description="Width of the head's hidden layer.")
+    has_embedding: bool = Field(
+        default=False,
+        description="Whether the head sees the network's embedding beside its logits; asks for thousands of scenes.",
+    )
     scenes: int = Field(default=160, ge=8, description="Training scenes, each examined once by the lattice finder.")
     validation_images: int = Field(default=60, ge=1, description="Most images of the validation split that are used.")
 
@@ -158,7 +163,7 @@ def build_fusion(parameters: LatticeFusionParameters) -> torch.nn.Module:
     import torch
     from torch import nn
 
-    total = N_EVIDENCE + N_CLASSES + parameters.embedding_size
+    total = N_EVIDENCE + N_CLASSES + (parameters.embedding_size if parameters.has_embedding else 0)
     network = build_network(cnn_parameters(parameters))
     with seeded(parameters.seed, "head"):
         last = nn.Linear(parameters.hidden, N_CLASSES)
@@ -176,7 +181,7 @@ def build_fusion(parameters: LatticeFusionParameters) -> torch.nn.Module:
             super().__init__()
             self.cnn = network.requires_grad_(False)
             self.head = head
-            self.trust = nn.Parameter(torch.tensor([1.0, 0.2]))
+            self.trust = nn.Parameter(torch.tensor([1.0, 0.0]))
             self.mean: torch.Tensor
             self.scale: torch.Tensor
             self.temperature: torch.Tensor
@@ -187,7 +192,7 @@ def build_fusion(parameters: LatticeFusionParameters) -> torch.nn.Module:
         def forward(self, features: torch.Tensor) -> torch.Tensor:
             said = features[:, :N_CLASSES]
             seen = features[:, N_EVIDENCE : N_EVIDENCE + N_CLASSES].log_softmax(dim=1)
-            standard = ((features - self.mean) / self.scale).clamp(-_FURTHEST, _FURTHEST)
+            standard = ((features[:, :total] - self.mean) / self.scale).clamp(-_FURTHEST, _FURTHEST)
             logits = self.trust[0] * said + self.trust[1] * seen + self.head(standard)
             return logits / self.temperature
 

@@ -125,8 +125,9 @@ class LatticeFusionLearner:
         self.network = build_fusion(parameters)
         self.network.cnn.load_state_dict(network.network.state_dict())
         self._features = features
-        self.network.mean.copy_(torch.from_numpy(features["train"].mean(axis=0)))
-        self.network.scale.copy_(torch.from_numpy(features["train"].std(axis=0) + 1e-2))
+        used = features["train"][:, : len(self.network.mean)]
+        self.network.mean.copy_(torch.from_numpy(used.mean(axis=0)))
+        self.network.scale.copy_(torch.from_numpy(used.std(axis=0) + 1e-2))
 
     def batches_per_epoch(self) -> int:
         """Batches of all training scenes, at least one; scenes that fill none are left for the next epoch."""
