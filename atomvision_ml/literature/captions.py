@@ -34,7 +34,9 @@ _SENTENCE = re.compile(
 )
 _REMARK = re.compile(_SENTENCE.pattern.replace("[.;?!]", "[.?!]"))
 _OBJECT = re.compile(r"\s(?:of|on|in)\s|,")
+_COMMA = re.compile(r",\s*(?:and\s)?|\sand\s")
 _PLURAL = re.compile(r"\b(?:bars|images|all|each|both)\b", re.IGNORECASE)
+_RESPECTIVELY = re.compile(r"\s*respectively\b")
 _EDGE = " ,;:.-–—|("
 _JOINING = re.compile(r"^(?:(?:\s|[,;.:])*(?:\b(?:and|while|whereas|but)\b)?)+\s*")
 _ENDS_WITH_AND = re.compile(r"\band\s*$|&\s*$")
@@ -145,6 +147,8 @@ def _is_leading(text: str, marks: Sequence[Mark], end: int) -> bool:
     follows = [bool(_WORDS.search(text[mark.end : limit])) for mark, limit in zip(marks, limits, strict=True)]
     if not follows[-1] and end < len(text) and text[marks[-1].end : end].strip() in (".", ""):
         follows[-1] = marks[-1].opens and len(marks) == 1 and text[marks[-1].end - 1] == "."
+    if _RESPECTIVELY.match(text, marks[0].end) and len(marks) == 1:
+        return False
     later = [mark.opens and has_words for mark, has_words in zip(marks[1:], follows[1:], strict=True)]
     if later:
         return 2 * sum(later) >= len(later) and follows[0]
@@ -199,7 +203,7 @@ def _is_series(text: str, clause: _Clause) -> bool:
 
 def _listed(phrase: str) -> list[str]:
     """The members of a list such as ``SEM, XRD and magnetisation of X``."""
-    return [item for item in re.split(r",\s*(?:and\s)?|\sand\s", phrase.strip(_EDGE)) if item]
+    return [item for item in _COMMA.split(phrase.strip(_EDGE)) if item]
 
 
 def _divide_remarks(tail: str, last: _Clause, is_open: bool, words: dict[str, _Words]) -> None:

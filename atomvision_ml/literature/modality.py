@@ -83,9 +83,16 @@ def panel_modalities(parts: CaptionParts) -> list[PanelModality]:
     return list(found.values())
 
 
+def techniques(text: str) -> list[Modality]:
+    """STM, STEM, HRTEM and TEM where a title or an abstract names them, and not a namesake; in the order of the text."""
+    clean = _CAPITALISED.sub(_lower, without_namesakes(text))
+    found = (MICROSCOPY[(match.lastindex or 1) - 1] for match in _vocabulary().techniques.finditer(clean))
+    return list(dict.fromkeys(found))
+
+
 def is_relevant(text: str) -> bool:
-    """Whether a text (abstract, title, caption) speaks of STM, STEM, HRTEM or TEM, and not of a namesake."""
-    return any(name in MICROSCOPY for name in modalities(text))
+    """Whether a title or an abstract names STM, STEM, HRTEM or TEM, and not a namesake."""
+    return bool(techniques(text))
 
 
 def is_biological(text: str) -> bool:
@@ -264,6 +271,7 @@ class _Vocabulary:
 
     words: re.Pattern[str]
     kinds: tuple[str, ...]
+    techniques: re.Pattern[str]
     namesakes: re.Pattern[str]
     suspicious: re.Pattern[str]
     biology: re.Pattern[str]
@@ -276,9 +284,11 @@ def _vocabulary() -> _Vocabulary:
 
     words: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "modalities.yaml").read_text(encoding="utf-8"))
     groups = "|".join(f"({'|'.join(each['words'])})" for each in words["modalities"])
+    named = "|".join(f"({'|'.join(words['techniques'][name])})" for name in MICROSCOPY)
     return _Vocabulary(
         words=re.compile(rf"(?<!\w)(?!{_DULL})(?:{groups})(?!\w)"),
         kinds=("", *(each["is"] for each in words["modalities"])),
+        techniques=re.compile(rf"(?<!\w)(?:{named})(?!\w)"),
         namesakes=re.compile(rf"(?<![A-Za-z])(?=[A-Za-z±])(?:{'|'.join(words['namesakes'])})"),
         suspicious=re.compile(r"[Ss]tem|STEM|S[TE]M|TEM|AFM|s\.e\.m|[Mm]emory|[Aa]ntiferro|TEM|Hermite|lectromag|[Ss]tandard"),
         biology=re.compile(rf"\b(?:{'|'.join(words['biology'])})\b", re.IGNORECASE),

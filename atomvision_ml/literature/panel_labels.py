@@ -98,8 +98,9 @@ def expand_labels(group: str) -> tuple[str, ...]:
 
 def place_of(label: str) -> tuple[int, str]:
     """Where a label stands in its alphabet, for sorting."""
-    for alphabet in ("roman", "Roman") if len(label) > 1 and label.isalpha() else ("lower", "upper", "number"):
-        if (place := _place(label, alphabet)) is not None:  # type: ignore[arg-type]
+    alphabets: tuple[Alphabet, ...] = ("roman", "Roman", "number") if len(label) > 1 else ("lower", "upper", "number")
+    for alphabet in (*alphabets, *_PLACES):
+        if (place := _place(label, alphabet)) is not None:
             return place, label
     return 99, label
 
