@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import dagster as dg
 import typer
 from dagster._core.errors import DagsterHomeNotSetError
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -322,13 +321,14 @@ Next:
 
 def _leaderboard(rows: list[tuple[Any, ...]]) -> Table:
     title = "Results on the frozen hold-out; all figures are in evaluation.leaderboard"
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("model", "slice", "metric"):
-        table.add_column(name, no_wrap=True)
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold underline")
+    table.add_column("model", no_wrap=True)
+    for name in ("slice", "metric"):
+        table.add_column(name, overflow="fold")
     for name in ("value", "95 % interval", "baseline"):
         table.add_column(name, justify="right", no_wrap=True)
     for model, where, metric, value, low, high, baseline in rows:
-        interval = f"{low:.3f} – {high:.3f}" if low is not None and high is not None else ""
+        interval = f"{low:.3f}–{high:.3f}" if low is not None and high is not None else ""
         table.add_row(model, where, metric, f"{value:.3f}", interval, f"{baseline:.3f}")
     return table
 

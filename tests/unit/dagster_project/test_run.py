@@ -165,10 +165,15 @@ def test_page_shows_each_outcome_on_one_line() -> None:
 
 def test_table_of_results_fits_a_terminal_of_80_columns() -> None:
     out = io.StringIO()
-    row = ("lattice_finder", "all|clean", "pixel_accuracy", 0.98765, 0.912, 0.998, 0.9)
-    Console(file=out, width=80).print(_leaderboard([row]))
-    assert "0.988   0.912 – 0.998" in out.getvalue()
+    rows = [
+        ("gaussian_segmenter", "vacancies_0.2|1000", "detection_f1", 29.5305, 28.015, 31.046, 27.5),
+        ("lattice_finder", "unambiguous|1000", "macro_f1", 0.98765, 0.912, 0.998, 0.9),
+    ]
+    Console(file=out, width=80).print(_leaderboard(rows))
+    assert "0.988" in out.getvalue()
+    assert "gaussian_segmenter vacancies_0.2|1000 detection_f1 29.530 28.015–31.046   27.500" in out.getvalue()
     assert "…" not in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
 def test_one_figure_of_each_model_is_shown(tmp_path: Path) -> None:
