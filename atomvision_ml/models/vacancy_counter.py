@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 _OUTSIDE_ANGSTROM = 1.0
 _PRESENT = 0.6  # of the median intensity: such sites say where the crystal lies
 _GRID = 48
+_ITERATIONS = 4  # enough to say where the crystal lies
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,11 @@ def count_vacancies(
     turned, origin = _laid_over(values, pixel, crystal, periods)
     sites, kind = _sites(columns, crystal.periods_angstrom, turned, origin, values.shape, pixel)
     known = AtomFitParameters(sigma_angstrom=sigma_angstrom)
+    few = AtomFitParameters(sigma_angstrom=sigma_angstrom, iterations=_ITERATIONS)
     for _ in range(2):
         shares = _shares(fit_intensities(values, pixel, sites, known).intensities, kind)
         present = shares > _PRESENT
-        fitted = fit_atoms(values, pixel, sites[present], known)
+        fitted = fit_atoms(values, pixel, sites[present], few)
         sites = _aligned(sites, present, fitted.positions_angstrom)
     shares = _shares(fit_intensities(values, pixel, sites, known).intensities, kind)
     edge = (np.array(values.shape)[::-1] - 1) * pixel - border_angstrom
