@@ -201,3 +201,16 @@ def test_bad_images_and_folders_are_refused(trained, tmp_path):
 def test_a_constant_image_gets_probabilities(trained):
     result = classify_lattice(np.full((64, 64), 3.0), 0.2, trained.folder)
     assert sum(result.probabilities.values()) == pytest.approx(1)
+
+
+def test_every_item_gets_one_answer_with_probabilities(trained, small_set):
+    from atomvision_ml.evaluation.tasks.lattice import predict_by_network
+
+    items = small_set.holdout.filter(pl.col("task") == "lattice").head(6)
+    answers = predict_by_network(items, small_set.open_blob, checkpoint=trained.folder, model_id="lattice_cnn@1")
+    table = pl.DataFrame(answers)
+    assert sorted(table["item_id"]) == sorted(items["item_id"])
+    assert set(table["model_id"]) == {"lattice_cnn@1"}
+    assert all(sum(values) == pytest.approx(1) for values in table["probabilities"])
+    truth = dict(items.select("item_id", "bravais_lattice").iter_rows())
+    assert all(row["is_correct"] == (row["lattice"] == truth[row["item_id"]]) for row in table.iter_rows(named=True))
