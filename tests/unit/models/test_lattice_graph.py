@@ -219,3 +219,21 @@ def test_the_published_route_and_both_backends_are_measured():
     graph = published_graph(render_batch([SQUARE], [View(0.1, 128, 12.0)])[0])
     assert graph.number_of_nodes() > 4
     assert graph.number_of_edges() > 4
+
+
+def test_the_study_trains_once_and_judges(small_set, tmp_path):
+    from atomvision_ml.evaluation.lattice_graph_study import study
+
+    arguments = (
+        small_set.training_set("lattice"),
+        small_set.images,
+        small_set.open_blob,
+        LatticeGraphParameters(**TINY),
+    )
+    rows = list(study(*arguments, scratch=tmp_path, maximum_images=3))
+    assert {row["metric"] for row in rows} == {"macro_f1", "accuracy"}
+    assert {"all|clean", "all|100"} <= {row["slice"] for row in rows}
+    assert all(0 <= row["value"] <= 1 for row in rows)
+    weights = (tmp_path / "checkpoint" / "weights.safetensors").stat().st_mtime_ns
+    assert list(study(*arguments, scratch=tmp_path, maximum_images=3)) == rows
+    assert (tmp_path / "checkpoint" / "weights.safetensors").stat().st_mtime_ns == weights
