@@ -7,6 +7,7 @@ first label belongs to all, and so do closing remarks on the conditions of the f
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,22 +17,21 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.literature.figures import plain_text
-from atomvision_ml.literature.panel_labels import Mark, expand_labels, find_labels, place_of, references
+from atomvision_ml.literature.panel_labels import Mark, expand_labels, find_labels, in_order, references
 from atomvision_ml.literature.tex import tex_to_text
 
 __all__ = ["CaptionParts", "PanelText", "distribute", "expand_labels", "plain_caption"]
 
 _TEX = re.compile(r"[\\$_{~]")
 _BAR = re.compile(r"\\(?:bar|overline)\s*\{?\s*(\d)\s*\}?")
+_ONLINE = r"\((?:color|colour)[ -]online\)\.?"
 _TITLE = re.compile(
-    r"^(?:(?:Extended Data|Supplementary|Suppl\.|Supporting|Online)\s+)?(?:fig(?:ure)?s?\.?|FIG(?:URE)?S?\.?|Figs?\.?|Figures?\.?)"
-    r"\s*[A-Z]?\d+[A-Z]?\s*(?:\((?:color|colour)[ -]online\)\.?)?\s*(?:[.:|│—–-]+\s*)?(?:\((?:color|colour)[ -]online\)\.?\s*)?"
+    r"^(?:(?:Extended Data|Supplementary|Suppl\.|Supporting|Online)\s+)?(?:[Ff]ig(?:ure)?s?|FIG(?:URE)?S?)\.?"
+    rf"\s*[A-Z]?\d+[A-Z]?\s*(?:{_ONLINE})?\s*(?:[.:|│—–-]+\s*)?(?:{_ONLINE}\s*)?"
 )
 _COLOR = re.compile(r"^\((?:color|colour)[ -]online\)\.?\s*", re.IGNORECASE)
-_SENTENCE = re.compile(
-    r"[.;?!](?=\s+\S|$)(?<!\bFig.)(?<!\bFigs.)(?<!\bvs.)(?<!\bRef.)(?<!\bRefs.)(?<!\bEq.)(?<!\bEqs.)(?<!\bal.)(?<!\bca.)"
-    r"(?<!\bcf.)(?<!i\.e.)(?<!e\.g.)(?<!approx.)(?<!arb.)(?<!resp.)"
-)
+_ABBREVIATIONS = ("Fig", "Figs", "Ref", "Refs", "Eq", "Eqs", "vs", "al", "ca", "cf", r"i\.e", r"e\.g")
+_SENTENCE = re.compile(r"[.;?!](?=\s+\S|$)" + "".join(rf"(?<!\b{each}\.)" for each in _ABBREVIATIONS))
 _REMARK = re.compile(_SENTENCE.pattern.replace("[.;?!]", "[.?!]"))
 _OBJECT = re.compile(r"\s(?:of|on|in)\s|,")
 _COMMA = re.compile(r",\s*(?:and\s)?|\sand\s")
@@ -123,7 +123,7 @@ def distribute(caption: str) -> CaptionParts:
                 remarks=" ".join(each.remarks),
                 confidence=confidence,
             )
-            for label, each in sorted(words.items(), key=lambda pair: place_of(pair[0]))
+            for label, each in ((label, words[label]) for label in in_order(words))
         ),
     )
 
@@ -134,7 +134,7 @@ def _clauses(text: str, marks: Sequence[Mark]) -> list[_Clause]:
     ends = [match.end() for match in _SENTENCE.finditer(text) if match.end() not in within]
     borders = [0, *ends, len(text)]
     clauses = []
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in itertools.pairwise(borders):
         inside = tuple(mark for mark in marks if start <= mark.start < end)
         if inside:
             clauses.append(_Clause(start, end, inside, _is_leading(text, inside, end)))

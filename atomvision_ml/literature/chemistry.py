@@ -28,14 +28,20 @@ from atomvision_ml.literature.formulas import (
     reduced_formula,
 )
 
-__all__ = ["Mention", "Role", "composition", "constituents_of", "find_materials", "normalised_formula", "reduced_formula"]
+__all__ = [
+    "Mention",
+    "Role",
+    "composition",
+    "constituents_of",
+    "find_materials",
+    "normalised_formula",
+    "reduced_formula",
+]
 
 Role = Literal["sample", "substrate", "tip", "support"]
 
 _REACH = 40
-_TOKEN = re.compile(
-    rf"(?<![A-Za-z0-9^_.\\])(?:0?\.\d+)?({FORMULA})(?:Tx|Tz)?(?![A-Za-z'′]|\d)"
-)
+_TOKEN = re.compile(rf"(?<![A-Za-z0-9^_.\\])(?:0?\.\d+)?({FORMULA})(?:Tx|Tz)?(?![A-Za-z'′]|\d)")
 _SYSTEM = re.compile(rf"(?<![A-Za-z0-9^_.–-])(?=[A-Z])({ELEMENT}(?:[-–](?:\d+(?:\.\d+)?)?{ELEMENT})+)(?![A-Za-z0-9])")
 _FACET = re.compile(r"\s?[({\[]\s?(-?\d\s?-?\d\s?-?\d(?:\s?-?\d)?)\s?[)}\]]")
 _ION = re.compile(r"\^\d*[+-]|[+](?![-\w])")

@@ -75,8 +75,8 @@ def composition(formula: str) -> dict[str, float] | None:
 def normalised_formula(formula: str) -> str | None:
     """Elements in the order written, brackets multiplied out, integers without common divisor, unknowns kept.
 
-    ``Ca(OH)2`` is CaO2H2, ``Mo2S4`` MoS2, ``Pb(Mg1/3Nb2/3)O3`` PbMg0.333Nb0.667O3. A mixed site without numbers gives the
-    chemical system, sorted: ``(La,Sr)MnO3`` is La-Mn-O-Sr.
+    ``Ca(OH)2`` is CaO2H2, ``Mo2S4`` MoS2, ``Pb(Mg1/3Nb2/3)O3`` PbMg0.333Nb0.667O3. A mixed site without numbers gives
+    the chemical system, sorted: ``(La,Sr)MnO3`` is La-Mn-O-Sr.
 
     Returns:
         None if it is no formula.
@@ -96,7 +96,7 @@ def normalised_formula(formula: str) -> str | None:
 def reduced_formula(formula: str) -> str | None:
     """As :func:`normalised_formula` with the elements in alphabetical order: the key that materials are matched by."""
     normal = normalised_formula(formula)
-    if normal is None or "-" in normal and _amounts(normal) is None:
+    if normal is None or ("-" in normal and _amounts(normal) is None):
         return normal
     amounts = _amounts(normal) or {}
     return "".join(f"{element}{_written(amount)}" for element, amount in sorted(amounts.items()))
@@ -111,7 +111,7 @@ def members(formula: str) -> list[str]:
 
 
 def chemical_system(text: str) -> str | None:
-    """The elements of a dashed name such as ``Ti-6Al-4V``, sorted and joined by dashes; None if they are not distinct."""
+    """The elements of a dashed name such as ``Ti-6Al-4V``, sorted and joined by dashes; None if one recurs."""
     elements = _ELEMENTS.findall(text)
     return "-".join(sorted(elements)) if len(set(elements)) == len(elements) > 1 else None
 

@@ -8,7 +8,7 @@ modes, AFM for antiferromagnetic. The words are in ``modalities.yaml``.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -28,7 +28,9 @@ IMAGES: tuple[Modality, ...] = (*MICROSCOPY, "SEM", "AFM", "other")
 """What an unnamed image can be."""
 
 _OPEN = ("probe", "field", "fine", "electron", "simulation", "image", "motif", "trend")
-_INSET = re.compile(r"\([^()]*\b[Ii]nsets?\b[^()]*\)|\b[Ii]nsets?\b[^.;]*(?:[.;]|$)|\b(?:upper|lower) (?:left|right|corner)\b[^.;]*")
+_INSET = re.compile(
+    r"\([^()]*\b[Ii]nsets?\b[^()]*\)|\b[Ii]nsets?\b[^.;]*(?:[.;]|$)|\b(?:upper|lower) (?:left|right|corner)\b[^.;]*"
+)
 _DULL = r"(?:\d+(?![dDθ2])|of|the|and|in|at|to|with|for|is|are|by|on|an|from|nm|a|after|which|were|was)\b"
 _COMPOUND = re.compile(r"[ -](?:(?!of|and|with|from|in|on|at|by|or|the|for)[a-z]+ )?")
 _CAPITALISED = re.compile(r"\b[A-Z](?=[a-z]{2})")
@@ -84,7 +86,7 @@ def panel_modalities(parts: CaptionParts) -> list[PanelModality]:
 
 
 def techniques(text: str) -> list[Modality]:
-    """STM, STEM, HRTEM and TEM where a title or an abstract names them, and not a namesake; in the order of the text."""
+    """STM, STEM, HRTEM and TEM where a title or an abstract names them, and not a namesake, in their order."""
     clean = _CAPITALISED.sub(_lower, without_namesakes(text))
     found = (MICROSCOPY[(match.lastindex or 1) - 1] for match in _vocabulary().techniques.finditer(clean))
     return list(dict.fromkeys(found))
@@ -175,41 +177,71 @@ def _named(panel: PanelText, name: str, confidence: float) -> PanelModality:
 
 def _in_context(kind: str, word: str, context: _Context) -> str | None:
     """What a word means whose modality is open."""
-    own_closed = _first_closed(context.own)
-    if kind == "probe":
-        return (
-            context.first(("STM", "AFM"))
-            or _referred(context.panel, context.found, context.labels)
-            or next((each.kind for each in (*context.own, *context.around) if each.kind in IMAGES), None)
-            or "STM"
-        )
-    if kind == "field":
-        electron = context.first(("STEM", "TEM", "HRTEM", "other"))
-        return electron if electron in ("STEM", "other") else "TEM"
-    if kind == "fine":
-        micro = _referred(context.panel, context.found, context.labels) or context.first(("STM", "STEM", "HRTEM", "TEM", "SEM", "AFM"))
-        return "HRTEM" if micro in (None, "TEM") else micro
-    if kind == "electron":
-        return context.first(("SEM", "STEM", "HRTEM", "TEM")) or "TEM"
-    if kind == "image":
-        return context.image() or own_closed or "other"
-    if kind == "simulation":
-        has_image = any(each.kind == "image" for each in context.own)
-        return (None if has_image else own_closed) or context.image() or "plot"
-    if kind == "trend":
-        return own_closed if context.panel.label == "" and own_closed in IMAGES else "plot"
-    refers = _referred(context.panel, context.found, context.labels) is not None
-    if word.startswith(("calc", "comp", "tight")):
-        if any(each.kind == "image" for each in context.own) or refers:
-            return context.image()
-        return own_closed or "plot"
-    if word.startswith(("side", "top", "persp")) and (
-        name := next((each.kind for each in context.around if each.kind in IMAGES), None)
-    ):
-        return name
-    return own_closed or next(
-        (reading for begin, reading in _vocabulary().readings.items() if word.lower().startswith(begin)), None
+    return _motif(word, context) if kind == "motif" else _READERS[kind](context)
+
+
+def _probe(context: _Context) -> str:
+    return (
+        context.first(("STM", "AFM"))
+        or _referred(context.panel, context.found, context.labels)
+        or next((each.kind for each in (*context.own, *context.around) if each.kind in IMAGES), None)
+        or "STM"
     )
+
+
+def _field(context: _Context) -> str:
+    electron = context.first(("STEM", "TEM", "HRTEM", "other"))
+    return electron if electron in ("STEM", "other") else "TEM"
+
+
+def _fine(context: _Context) -> str:
+    referred = _referred(context.panel, context.found, context.labels)
+    micro = referred or context.first(("STM", "STEM", "HRTEM", "TEM", "SEM", "AFM"))
+    return "HRTEM" if micro is None or micro == "TEM" else micro
+
+
+def _electron(context: _Context) -> str:
+    return context.first(("SEM", "STEM", "HRTEM", "TEM")) or "TEM"
+
+
+def _image(context: _Context) -> str:
+    return context.image() or _first_closed(context.own) or "other"
+
+
+def _simulation(context: _Context) -> str:
+    has_image = any(each.kind == "image" for each in context.own)
+    return (None if has_image else _first_closed(context.own)) or context.image() or "plot"
+
+
+def _trend(context: _Context) -> str:
+    closed = _first_closed(context.own)
+    return closed if closed in IMAGES and context.panel.label == "" else "plot"
+
+
+_READERS: dict[str, Callable[[_Context], str]] = {
+    "probe": _probe,
+    "field": _field,
+    "fine": _fine,
+    "electron": _electron,
+    "image": _image,
+    "simulation": _simulation,
+    "trend": _trend,
+}
+
+
+def _motif(word: str, context: _Context) -> str | None:
+    """A calculation of an image is one, a view of a micrograph too; else what the word itself says."""
+    closed = _first_closed(context.own)
+    if word.startswith(("calc", "comp", "tight")):
+        is_image = any(each.kind == "image" for each in context.own)
+        if is_image or _referred(context.panel, context.found, context.labels):
+            return context.image()
+        return closed or "plot"
+    around = next((each.kind for each in context.around if each.kind in IMAGES), None)
+    if around and word.startswith(("side", "top", "persp")):
+        return around
+    readings = _vocabulary().readings.items()
+    return closed or next((reading for begin, reading in readings if word.lower().startswith(begin)), None)
 
 
 def _referred(panel: PanelText, found: dict[str, PanelModality], labels: Sequence[str]) -> str | None:
@@ -290,7 +322,9 @@ def _vocabulary() -> _Vocabulary:
         kinds=("", *(each["is"] for each in words["modalities"])),
         techniques=re.compile(rf"(?<!\w)(?:{named})(?!\w)"),
         namesakes=re.compile(rf"(?<![A-Za-z])(?=[A-Za-z±])(?:{'|'.join(words['namesakes'])})"),
-        suspicious=re.compile(r"[Ss]tem|STEM|S[TE]M|TEM|AFM|s\.e\.m|[Mm]emory|[Aa]ntiferro|TEM|Hermite|lectromag|[Ss]tandard"),
+        suspicious=re.compile(
+            r"[Ss]tem|STEM|S[TE]M|TEM|AFM|s\.e\.m|[Mm]emory|[Aa]ntiferro|TEM|Hermite|lectromag|[Ss]tandard"
+        ),
         biology=re.compile(rf"\b(?:{'|'.join(words['biology'])})\b", re.IGNORECASE),
         readings=words["readings"],
     )

@@ -7,20 +7,21 @@ alphabet and have no gap from its first letter on. Miller indices, equations and
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Literal
 
 Alphabet = Literal["lower", "upper", "roman", "Roman", "number"]
 
 _ROMANS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
 _PLACES: dict[Alphabet, dict[str, int]] = {
-    "lower": {chr(ord("a") + place): place for place in range(26)},
-    "upper": {chr(ord("A") + place): place for place in range(26)},
     "roman": {numeral: place for place, numeral in enumerate(_ROMANS)},
     "Roman": {numeral.upper(): place for place, numeral in enumerate(_ROMANS)},
+    "lower": {chr(ord("a") + place): place for place in range(26)},
+    "upper": {chr(ord("A") + place): place for place in range(26)},
     "number": {str(place + 1): place for place in range(20)},
 }
 _NAMES = {alphabet: tuple(places) for alphabet, places in _PLACES.items()}
@@ -34,16 +35,19 @@ _BRACKETED = re.compile(rf"[(\[]\s*({_GROUP})\.?\s*[)\]]")
 _JOINED = re.compile(rf"^{_JOINT}$")
 _RANGE = re.compile(r"[-–—…]|\bto\b|\bthrough\b|\.\.\.")
 _BARE = re.compile(
-    rf"(?<!\w)(?=(?:[A-Za-z]\d?|[ivx]{{2,4}}|[IVX]{{2,4}}|\d\d?)\b)(?:^|(?<=[.;:,|?!)—–] )|(?<=[\])] )|(?<=[(\[])|(?<=\band )|(?<=[Pp]anel )|(?<=[Pp]anels ))(?<!\d, )"
-    rf"({_GROUP})(\)\s|\s?[,:/.]\s|(?=\s(?:[A-Z0-9(]|respectively|as |in |after |before |the |and |gives?|shows?|are |is ))|$)"
+    r"(?<!\w)(?=(?:[A-Za-z]\d?|[ivx]{2,4}|[IVX]{2,4}|\d\d?)\b)"
+    r"(?:^|(?<=[.;:,|?!)—–] )|(?<=[\])] )|(?<=[(\[])|(?<=\band )|(?<=[Pp]anel )|(?<=[Pp]anels ))(?<!\d, )"
+    rf"({_GROUP})"
+    r"(\)\s|\s?[,:/.]\s"
+    r"|(?=\s(?:[A-Z0-9(]|respectively|as |in |after |before |the |and |gives?|shows?|are |is ))|$)"
 )
 _NO_LABEL_BEFORE = re.compile(
     r"(?:\b(?:eqs?|equations?|refs?|references?|figs?|figures?|tables?|sections?|supplementary)\.?\s*\d*\s*)$",
     re.IGNORECASE,
 )
 _MARKER_BEFORE = re.compile(
-    r"(?:\b(?:circles?|labell?ed|marked|points?|particles?|regions?|positions?|sites?|arrows?|windows?|grains?|spots?|peaks?|lines?|squares?|boxes|"
-    r"numbered|denoted|indicated by)\.?\s*\d*\s*)$",
+    r"(?:\b(?:circles?|labell?ed|marked|points?|particles?|regions?|positions?|sites?|arrows?|windows?|grains?|spots?|"
+    r"peaks?|lines?|squares?|boxes|numbered|denoted|indicated by)\.?\s*\d*\s*)$",
     re.IGNORECASE,
 )
 _NO_LABEL_AFTER = re.compile(r"\s*(?:denotes?|marks?|labels?|stands? for|indicates?|corresponds?|refers?)\b")
@@ -87,26 +91,27 @@ def find_labels(text: str) -> list[Mark]:
 
 @lru_cache(maxsize=1024)
 def expand_labels(group: str) -> tuple[str, ...]:
-    """Labels of a group as it is written: ``a-c, e`` is a, b, c, e; ``ii–iv`` is ii, iii, iv; ``a1–a3`` is a1, a2, a3."""
+    """Labels of a group as it is written: ``a-c, e`` is a, b, c, e; ``a1–a3`` is a1, a2, a3."""
     items = list(_ITEMS.finditer(group))
     labels = [items[0][0]] if items else []
-    for before, item in zip(items, items[1:], strict=False):
+    for before, item in itertools.pairwise(items):
         joint = group[before.end() : item.start()]
         labels += _between(before[0], item[0]) if _RANGE.search(joint) else [item[0]]
     return tuple(dict.fromkeys(labels))
 
 
-def place_of(label: str) -> tuple[int, str]:
-    """Where a label stands in its alphabet, for sorting."""
-    alphabets: tuple[Alphabet, ...] = ("roman", "Roman", "number") if len(label) > 1 else ("lower", "upper", "number")
-    for alphabet in (*alphabets, *_PLACES):
-        if (place := _place(label, alphabet)) is not None:
-            return place, label
-    return 99, label
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Labels of one figure in the order of their alphabet."""
+    chosen = list(labels)
+    for alphabet in _PLACES:
+        places = {label: _place(label, alphabet) for label in chosen}
+        if None not in places.values():
+            return sorted(chosen, key=lambda label: (places[label] or 0, label))
+    return chosen
 
 
 def references(text: str, known: Iterable[str]) -> list[tuple[int, tuple[str, ...]]]:
-    """Groups of known labels anywhere in a text, with their places; bare letters only where all of a group are known."""
+    """Groups of known labels anywhere in a text, with their places."""
     names = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
     if not names:
         return []
@@ -116,7 +121,7 @@ def references(text: str, known: Iterable[str]) -> list[tuple[int, tuple[str, ..
     return found
 
 
-@cache
+@lru_cache(maxsize=256)
 def _reference_pattern(names: str) -> re.Pattern[str]:
     item = rf"(?:{names})(?![\w'′])"
     group = rf"{item}(?:\)?{_JOINT}\(?{item})*"
@@ -134,15 +139,20 @@ def _readings(text: str) -> list[list[Mark]]:
     ]
     readings = []
     for alphabet in _PLACES if bracketed or bare else ():
-        if any(group[0] in _NAMES[alphabet][0] or group.startswith(_NAMES[alphabet][0]) for _, _, group in bracketed):
-            marks = _defining(text, bracketed, alphabet)
-            count = sum(len(mark.labels) for mark in marks)
-            readings.append([*marks, *_in_sequence([each for each in bare if marks and each[0] > marks[-1].end], alphabet, count)])
-        if any(group.startswith(_NAMES[alphabet][0]) for _, _, group in bare):
-            marks = _in_sequence(bare, alphabet)
-            count = sum(len(mark.labels) for mark in marks)
-            readings.append([*marks, *_in_sequence([each for each in bracketed if marks and each[0] > marks[-1].end], alphabet, count)])
+        first = _NAMES[alphabet][0]
+        if any(group.startswith(first) or group[0] in first for _, _, group in bracketed):
+            readings.append(_continued(_defining(text, bracketed, alphabet), bare, alphabet))
+        if any(group.startswith(first) for _, _, group in bare):
+            readings.append(_continued(_in_sequence(bare, alphabet), bracketed, alphabet))
     return readings
+
+
+def _continued(marks: list[Mark], others: Sequence[tuple[int, int, str]], alphabet: Alphabet) -> list[Mark]:
+    """Marks of one form, and those of the other form that go on behind them."""
+    if not marks:
+        return []
+    count = sum(len(mark.labels) for mark in marks)
+    return marks + _in_sequence([each for each in others if each[0] > marks[-1].end], alphabet, count)
 
 
 def _weight(marks: Sequence[Mark]) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Scale bars that a caption states in words.
 
-Belongs here: statements such as "Scale bars, 5 nm (a), 2 nm (b)". Widths of images, error bars and colour bars are none.
+Belongs here: statements such as "Scale bars, 5 nm (a), 2 nm (b)". Widths of images, error bars and colour bars are
+none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _INVERSE = {"Å": "1/angstrom", "A": "1/angstrom", "nm": "1/nm"}
 _VALUE = re.compile(r"(\d+(?:\.\d+)?)\s?(1/)?(nm|Å|[µμu]m|mm|A(?=\^?-1))(\s?\^?[-–]\s?1)?(?!\w|\^2)")
 _STATEMENT = re.compile(r"(?:\b[Ss]cale[- ]?)?\b[Bb]ars?\b")
 _OTHER_BAR = re.compile(
-    r"\b(?:[Ee]rror|[Cc]olou?r|[Gg]r[ae]y|[Hh]all|[Hh]eat|[Hh]eight|[Ii]nsets?)[- ]?(?:scale )?[Bb]ars?\b|\([^()]*\binset\b[^()]*\)|\btop to bottom\b"
+    r"\b(?:[Ee]rror|[Cc]olou?r|[Gg]r[ae]y|[Hh]all|[Hh]eat|[Hh]eight|[Ii]nsets?)[- ]?(?:scale )?[Bb]ars?\b"
+    r"|\([^()]*\binset\b[^()]*\)|\btop to bottom\b"
 )
 _ENDS = re.compile(r"(?<=[.?!])\s+(?=\S)")
 _PICTURES_WITHOUT = ("plot", "schematic")

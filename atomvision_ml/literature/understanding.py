@@ -6,6 +6,7 @@ Belongs here: the extractor as a whole, made of :mod:`.captions`, :mod:`.modalit
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from atomvision_ml.literature.captions import CaptionParts, PanelText, distribut
 from atomvision_ml.literature.chemistry import Mention, constituents_of, find_materials
 from atomvision_ml.literature.modality import Modality, is_relevant_figure, panel_modalities
 from atomvision_ml.literature.scale_statements import ScaleBar, scale_bars_of
-
 
 _AND = re.compile(r"(?<!\bbetween)(?:,\s(?:and\s)?|\sand\s)")
 
@@ -96,7 +96,7 @@ def _materials(parts: CaptionParts) -> list[tuple[Mention, ...]]:
     texts = dict.fromkeys(
         text for text in (parts.preamble, *(each for panel in parts.panels for each in _texts(panel))) if text
     )
-    constituents = frozenset().union(*(constituents_of(text) for text in texts))
+    constituents: frozenset[str] = frozenset().union(*(constituents_of(text) for text in texts))
     found = {text: find_materials(text, constituents) for text in texts}
     shared = found.get(parts.preamble, [])
     together: dict[str, list[str]] = {}
@@ -104,7 +104,7 @@ def _materials(parts: CaptionParts) -> list[tuple[Mention, ...]]:
         together.setdefault(panel.text, []).append(panel.label)
     result = []
     for panel in parts.panels:
-        own = found.get(panel.text, [])
+        own: Sequence[Mention] = found.get(panel.text, [])
         labels = together[panel.text]
         if len(labels) > 1 and len(own) > 1:
             own = _dealt(panel.text, own, len(labels), labels.index(panel.label))
@@ -120,7 +120,7 @@ def _dealt(text: str, mentions: Sequence[Mention], count: int, place: int) -> Se
     borders = [0, *(match.end() for match in _AND.finditer(text)), len(text)]
     parts = [
         part
-        for start, end in zip(borders, borders[1:], strict=False)
+        for start, end in itertools.pairwise(borders)
         if (part := [mention for mention in mentions if start <= mention.start < end])
     ]
     return parts[place] if len(parts) == count else mentions
