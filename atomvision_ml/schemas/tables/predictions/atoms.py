@@ -18,7 +18,7 @@ def _square(name: str, description: str, nullable: bool = False) -> Column:
 def _table(name: str) -> Table:
     return Table(
         key=f"predictions/{name}",
-        description=f"Atomic columns found in each hold-out image (at most 24 Å of it), by {name} and its baselines.",
+        description=f"Atomic columns found in each hold-out image (at most 16 Å of it), by {name} and its baselines.",
         columns=(
             ITEM,
             MODEL_ID,
