@@ -75,7 +75,8 @@ PROTOCOLS: dict[str, Protocol] = {
         doses_e_per_a2=(None, 1000.0, 100.0),
         rule=PromotionRule(metric="iou", slice="all|1000", margin=0.05),
         score="iou",
-        shown_metrics=("iou", "dice", "detection_f1", "localisation_rmse_angstrom"),
+        shown_metrics=("iou", "dice", "paper_pixel_accuracy", "detection_f1", "localisation_rmse_angstrom"),
+        labels={"paper_pixel_accuracy": "pixel accuracy as in the paper"},
     ),
     "atoms": Protocol(
         title="Atom finding",
