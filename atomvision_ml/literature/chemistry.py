@@ -40,7 +40,7 @@ __all__ = [
 
 Role = Literal["sample", "substrate", "tip", "support"]
 
-_REACH = 40
+_REACH = 28
 _TOKEN = re.compile(rf"(?<![A-Za-z0-9^_.\\])(?:0?\.\d+)?({FORMULA})(?:Tx|Tz)?(?![A-Za-z'′]|\d)")
 _SYSTEM = re.compile(rf"(?<![A-Za-z0-9^_.–-])(?=[A-Z])({ELEMENT}(?:[-–](?:\d+(?:\.\d+)?)?{ELEMENT})+)(?![A-Za-z0-9])")
 _FACET = re.compile(r"\s?[({\[]\s?(-?\d\s?-?\d\s?-?\d(?:\s?-?\d)?)\s?[)}\]]")

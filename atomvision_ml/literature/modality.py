@@ -31,7 +31,11 @@ _OPEN = ("probe", "field", "fine", "electron", "simulation", "image", "motif", "
 _INSET = re.compile(
     r"\([^()]*\b[Ii]nsets?\b[^()]*\)|\b[Ii]nsets?\b[^.;]*(?:[.;]|$)|\b(?:upper|lower) (?:left|right|corner)\b[^.;]*"
 )
-_DULL = r"(?:\d+(?![dDθ2])|of|the|and|in|at|to|with|for|is|are|by|on|an|from|nm|a|after|which|were|was)\b"
+_DULL = (
+    r"(?:(?:\d+(?![dDθ2])|of|the|and|in|at|to|with|for|is|are|by|on|an|from|nm|a|after|which|were|was|that|this|its|their|"
+    r"into|between|under|grown|taken|shown|showing|white|black|arrows?|islands?|films?|particles?|nanowires?|respectively|"
+    r"min|[VKT]|pA|nA|mV|meV|kV)\b(?![(-])|[A-Z][a-z]?\d|[A-Z][a-z]\()"
+)
 _COMPOUND = re.compile(r"[ -](?:(?!of|and|with|from|in|on|at|by|or|the|for)[a-z]+ )?")
 _CAPITALISED = re.compile(r"\b[A-Z](?=[a-z]{2})")
 
@@ -99,7 +103,7 @@ def is_relevant(text: str) -> bool:
 
 def is_biological(text: str) -> bool:
     """Whether a caption speaks of viruses, proteins and the like: no material."""
-    return _vocabulary().biology.search(text) is not None
+    return _vocabulary().biology.search(_CAPITALISED.sub(_lower, text)) is not None
 
 
 def is_relevant_figure(parts: CaptionParts, panels: Sequence[PanelModality]) -> bool:
@@ -111,7 +115,7 @@ def is_relevant_figure(parts: CaptionParts, panels: Sequence[PanelModality]) -> 
     """
     if not any(panel.modality in MICROSCOPY for panel in panels):
         return False
-    return not any(is_biological(text) for text in (parts.preamble, *(panel.text for panel in parts.panels)))
+    return not is_biological(" ".join((parts.preamble, *(panel.text for panel in parts.panels))))
 
 
 def _panel_modality(context: _Context, shared: Sequence[_Hit], preamble: Sequence[_Hit]) -> PanelModality:
@@ -325,6 +329,6 @@ def _vocabulary() -> _Vocabulary:
         suspicious=re.compile(
             r"[Ss]tem|STEM|S[TE]M|TEM|AFM|s\.e\.m|[Mm]emory|[Aa]ntiferro|TEM|Hermite|lectromag|[Ss]tandard"
         ),
-        biology=re.compile(rf"\b(?:{'|'.join(words['biology'])})\b", re.IGNORECASE),
+        biology=re.compile(rf"(?<!\w)(?:{'|'.join(words['biology'])})\b"),
         readings=words["readings"],
     )

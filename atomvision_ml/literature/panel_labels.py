@@ -65,6 +65,9 @@ _CLAUSE_START = re.compile(
 )
 
 
+_REACH = 16
+
+
 @dataclass(frozen=True)
 class Mark:
     """A group of labels at a place of the text."""
@@ -112,17 +115,18 @@ def in_order(labels: Iterable[str]) -> list[str]:
 
 def references(text: str, known: Iterable[str]) -> list[tuple[int, tuple[str, ...]]]:
     """Groups of known labels anywhere in a text, with their places."""
-    names = "|".join(sorted(map(re.escape, known), key=len, reverse=True))
-    if not names:
+    labels = tuple(known)
+    if labels in ((), ("",)):
         return []
-    found = []
-    for match in _reference_pattern(names).finditer(text):
-        found.append((match.start(), expand_labels(match[1] or match[2] or match[3])))
-    return found
+    return [
+        (match.start(), expand_labels(match[1] or match[2] or match[3]))
+        for match in _reference_pattern(labels).finditer(text)
+    ]
 
 
 @lru_cache(maxsize=256)
-def _reference_pattern(names: str) -> re.Pattern[str]:
+def _reference_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
+    names = "|".join(sorted(map(re.escape, labels), key=len, reverse=True))
     item = rf"(?:{names})(?![\w'′])"
     group = rf"{item}(?:\)?{_JOINT}\(?{item})*"
     word = r"(?:[Pp]anels?|in|for|of|from|both)"
@@ -193,7 +197,7 @@ def _defining(text: str, found: Sequence[tuple[int, int, str]], alphabet: Alphab
         labels = expand_labels(group)
         if any(_place(label, alphabet) is None for label in labels) or known & set(labels):
             continue
-        before, after = text[max(0, start - 40) : start], text[end : end + 16]
+        before, after = text[max(0, start - _REACH) : start], text[end : end + _REACH]
         if _is_no_label(text, before, after, start):
             continue
         mark = Mark(start, end, labels, bool(_CLAUSE_START.search(before)))
