@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,11 +115,17 @@ def find_materials(text: str, constituents: frozenset[str] | None = None) -> lis
 def constituents_of(text: str) -> frozenset[str]:
     """Elements of the compounds that a text names by formula."""
     found: set[str] = set()
-    for match in _TOKEN.finditer(text):
+    for match in _tokens(text):
         elements = set(elements_of(match[1]))
         if len(elements) > 1 and _is_written_compound(match[1]):
             found |= elements
     return frozenset(found)
+
+
+@lru_cache(maxsize=64)
+def _tokens(text: str) -> tuple[re.Match[str], ...]:
+    """What is written like a formula, wanted twice of each text."""
+    return tuple(_TOKEN.finditer(text))
 
 
 def _formulas(text: str, constituents: frozenset[str]) -> Iterator[_Find]:
@@ -130,7 +136,7 @@ def _formulas(text: str, constituents: frozenset[str]) -> Iterator[_Find]:
     ]
     for start, end, system in systems:
         yield _Find(start, end, system)
-    for match in _TOKEN.finditer(text):
+    for match in _tokens(text):
         raw = match[1]
         if not raw or any(start <= match.start(1) < end for start, end, _ in systems):
             continue

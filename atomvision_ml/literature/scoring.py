@@ -4,13 +4,16 @@ Belongs here: what is counted as right, the figures with Wilson intervals, and t
 under its exact label; the panels of a caption whose labels were missed are missed modalities and formulas.
 
     python -m atomvision_ml.literature.scoring [FILE] [--failures]
+    python -m atomvision_ml.literature.scoring --titles FILE.json.zip --sample 100
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from atomvision_ml.literature.chemistry import reduced_formula
+from atomvision_ml.literature.modality import techniques
 from atomvision_ml.literature.understanding import FigureUnderstanding, understand
 
 LABELLED = "captions.jsonl"
@@ -107,6 +111,24 @@ def found_keys(panel: Any) -> set[str]:
 def formula_key(formula: str) -> str:
     """Equal for formulas of equal composition, unknowns included; a chemical system is its own key."""
     return reduced_formula(formula) or formula
+
+
+def title_report(path: Path, sample: int, seed: int = 1) -> list[str]:
+    """Counts of the title filter, and a sample of its hits for a person to read.
+
+    Args:
+        path: a zip with one JSON file, titles by identifier in one or several parts.
+        sample: how many hits.
+        seed: of the sample.
+    """
+    with zipfile.ZipFile(path) as archive:
+        parts = json.loads(archive.read(archive.namelist()[0])).values()
+    plain = {key: " ".join(title.split()) for part in parts for key, title in part.items()}
+    hits = {key: found for key, title in sorted(plain.items()) if (found := techniques(title))}
+    counts = Counter(name for found in hits.values() for name in found)
+    chosen = random.Random(seed).sample(list(hits), min(sample, len(hits)))
+    lines = [f"{len(plain)} titles, {len(hits)} hits: {dict(counts.most_common())}"]
+    return lines + [f"{key} {'/'.join(hits[key])} {plain[key]}" for key in chosen]
 
 
 def failures(labelled: Iterable[Row]) -> list[str]:
@@ -204,7 +226,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Scores of the caption extractor on labelled captions.")
     parser.add_argument("file", nargs="?", type=Path, help="labelled captions; the open ones of the package by default")
     parser.add_argument("--failures", action="store_true", help="list what is wrong")
+    parser.add_argument("--titles", type=Path, help="zip of titles: run the title filter over them instead")
+    parser.add_argument("--sample", type=int, default=0, help="hits of the title filter to show")
     chosen = parser.parse_args(arguments)
+    if chosen.titles:
+        print("\n".join(title_report(chosen.titles, chosen.sample)))
+        return
     labelled = read_labelled(chosen.file)
     if chosen.failures:
         print("\n".join(failures(labelled)))

@@ -1,5 +1,9 @@
 """Panels, modalities and chemistry of captions: the rules, one by one."""
 
+import json
+import zipfile
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +14,7 @@ from atomvision_ml.literature.formulas import composition, members, normalised_f
 from atomvision_ml.literature.modality import is_relevant, modalities, panel_modalities
 from atomvision_ml.literature.panel_labels import expand_labels
 from atomvision_ml.literature.scale_statements import stated_scale_bars
-from atomvision_ml.literature.scoring import TARGETS, failures, main, read_labelled, score_rows
+from atomvision_ml.literature.scoring import TARGETS, failures, main, read_labelled, score_rows, title_report
 from atomvision_ml.literature.understanding import captions_per_second, understand
 
 
@@ -317,6 +321,15 @@ def test_scores_fall_where_the_truth_is_another() -> None:
     figures = {row["metric"]: row["value"] for row in score_rows(labelled) if row["slice"] == "all"}
     assert figures["modality_recall"] < 0.1
     assert figures["exact_label_sets"] > 0.5
+
+
+def test_titles_are_filtered(tmp_path: Path) -> None:
+    titles = {"1": "STM of\n  MoS2", "2": "Women in STEM education", "3": "Scanning electron microscopy of films"}
+    with zipfile.ZipFile(tmp_path / "titles.zip", "w") as archive:
+        archive.writestr("titles.json", json.dumps({"train": titles, "test": {"4": "A study by HAADF-STEM and HRTEM"}}))
+    first, *hits = title_report(tmp_path / "titles.zip", sample=9)
+    assert first.startswith("4 titles, 2 hits")
+    assert sorted(hits) == ["1 STM STM of MoS2", "4 STEM/HRTEM A study by HAADF-STEM and HRTEM"]
 
 
 def test_speed_is_measured() -> None:
