@@ -42,7 +42,10 @@ Role = Literal["sample", "substrate", "tip", "support"]
 
 _REACH = 28
 _TOKEN = re.compile(rf"(?<![A-Za-z0-9^_.\\])(?:0?\.\d+)?({FORMULA})(?:Tx|Tz)?(?![A-Za-z'′]|\d)")
-_SYSTEM = re.compile(rf"(?<![A-Za-z0-9^_.–-])(?=[A-Z])({ELEMENT}(?:[-–](?:\d+(?:\.\d+)?)?{ELEMENT})+)(?![A-Za-z0-9])")
+_SYSTEM = re.compile(
+    rf"(?<![A-Za-z0-9^_.–-])(?=[A-Z][a-z]?[-–])({ELEMENT}(?:[-–](?:\d+(?:\.\d+)?)?{ELEMENT})+)"
+    r"(?![A-Za-z0-9])"
+)
 _FACET = re.compile(r"\s?[({\[]\s?(-?\d\s?-?\d\s?-?\d(?:\s?-?\d)?)\s?[)}\]]")
 _ION = re.compile(r"\^\d*[+-]|[+](?![-\w])")
 _STACK_BEFORE = re.compile(r"[\w)}\]]\s?[/@]\s?$|\w\s?//\s?$")

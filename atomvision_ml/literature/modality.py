@@ -83,7 +83,9 @@ def panel_modalities(parts: CaptionParts) -> list[PanelModality]:
     labels = [panel.label for panel in parts.panels]
     found: dict[str, PanelModality] = {}
     for panel in parts.panels:
-        shared = _hits(panel.shared)
+        hits = own[panel.text]
+        is_named = bool(hits) and hits[0].kind not in _OPEN
+        shared = [] if is_named else _hits(panel.shared)
         context = _Context(panel, own[panel.text], (*shared, *preamble), found, labels, named)
         found[panel.label] = _panel_modality(context, shared, preamble)
     return list(found.values())
