@@ -54,7 +54,7 @@ _WEAK = 0.03  # contrast, in units of the image's spread, above which the second
 class SegmenterParameters(TrainingParameters):
     """Network, training images and training of the segmenter; flat and frozen."""
 
-    epochs: int = Field(default=10, ge=1, description="Most epochs.")
+    epochs: int = Field(default=4, ge=1, description="Most epochs.")
     batch_size: int = Field(default=8, ge=1, description="Crops in a batch.")
     encoder: str = Field(default="resnet18", description="Encoder of segmentation-models-pytorch.")
     encoder_depth: int = Field(default=2, ge=2, le=5, description="Halvings of the resolution.")
@@ -63,7 +63,7 @@ class SegmenterParameters(TrainingParameters):
     radius_angstrom: float = Field(default=0.5, gt=0, description="Radius of an atom in the mask, Å.")
     edge_width_angstrom: float = Field(default=0.1, gt=0, description="τ of the target (r − d)/τ, Å.")
     crop_px: int = Field(default=64, ge=32, description="Edge of a training crop in working pixels.")
-    crops_per_epoch: int = Field(default=640, ge=1, description="Training crops in each epoch.")
+    crops_per_epoch: int = Field(default=480, ge=1, description="Training crops in each epoch.")
     minimum_e_per_a2: float = Field(default=50.0, gt=0, description="Least dose of the training crops, e/Å².")
     maximum_e_per_a2: float = Field(default=1e5, gt=0, description="Highest dose of the training crops, e/Å².")
     recast_fraction: float = Field(
