@@ -64,11 +64,13 @@ def _mapped(work: Callable[[Any], list[Row]], chunks: Sequence[Any], processes: 
 
 
 def _compute_alone() -> None:
-    """One thread in each worker: the items are divided already."""
+    """One thread in each worker, of torch and of BLAS: the items are divided already, and waiting threads spin."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     end_with_parent()
     torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 def _judge_chunk(judge: Callable[..., list[Row]], folders: Mapping[str, Path], rows: Sequence[Row]) -> list[Row]:

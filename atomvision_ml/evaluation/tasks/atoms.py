@@ -66,7 +66,7 @@ def predict_atoms(
     """
     rows = items_of(holdout, "atoms")
     doses = list(dict.fromkeys(row["mean_detected_e_per_a2"] for row in rows))
-    by_log = tune_atoms(training_set, open_blob, doses=doses)
+    by_log = tune_atoms(training_set, open_blob, maximum_images=6, doses=doses)
     judge = partial(
         _judge_atoms,
         by_log=by_log,
