@@ -81,7 +81,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "atoms": Protocol(
         title="Atom finding",
         doses_e_per_a2=(None, 1000.0, 100.0),
-        rule=PromotionRule(metric="detection_f1", slice="all|1000"),
+        rule=PromotionRule(metric="detection_f1", slice="all|100"),
         score="f1",
         shown_metrics=(
             "detection_f1",

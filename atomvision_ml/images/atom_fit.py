@@ -40,7 +40,7 @@ _MOST_STEP_SIGMAS = 0.5
 _MOST_DAMPING = 1e6
 _SMALL_STEP_ANGSTROM = 0.02  # below it the normal matrix is taken from the step before
 _LEAST_GAIN = 1e-3  # for each atom, in units of the noise: a few hundredths of a standard deviation
-_RIDGE = 1e-3  # of what is known of the median atom, so that atoms of which nothing is known stay where they are
+_RIDGE = 1e-4  # of what is known of the median atom, so that atoms of which nothing is known stay where they are
 
 
 class AtomFitParameters(BaseModel):
@@ -137,7 +137,7 @@ def fit_atoms(
             break
         gain = problem.gain(cost, trial_cost) / len(state.intensities)
         state, cost, damping = trial, trial_cost, max(damping / 10, 1e-9)
-        is_converged = step < chosen.tolerance_angstrom or gain < _LEAST_GAIN
+        is_converged = step < chosen.tolerance_angstrom or (problem.is_counts and gain < _LEAST_GAIN)
     return problem.result(state, is_converged)
 
 
