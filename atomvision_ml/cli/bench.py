@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+_LEAST_WIDTH = 200
+"""Columns of text: names of benchmarks are not cut, also where the output goes to a file."""
+
 
 def bench(
     structures: Annotated[int, typer.Option(min=1, help="Random structures to take the median over.")] = 60,
@@ -40,10 +43,14 @@ def _print_table(rows: list[dict]) -> None:
     from rich.table import Table
 
     names = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*names, box=None)
+    table = Table(box=None)
+    for name in names:
+        table.add_column(name, no_wrap=True)
     for row in rows:
         table.add_row(*(_text(row.get(name)) for name in names))
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, _LEAST_WIDTH)
+    console.print(table)
 
 
 def _text(value: object) -> str:
