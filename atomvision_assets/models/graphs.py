@@ -1,19 +1,18 @@
 """Assets of the graph models."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
-from atomvision_assets.models.factory import ModelAssets, Size, model_assets, processes
+from atomvision_assets.models.factory import ModelAssets, Size, model_assets
+from atomvision_assets.models.lattice import predict_by_network
 from atomvision_assets.store import Work
 from atomvision_ml.models.lattice_graph import LatticeGraphParameters
 from atomvision_ml.settings import settings
 
 if TYPE_CHECKING:
     import polars as pl
-    import pyarrow as pa
 
     from atomvision_ml.models.checkpoint import Checkpoint
 
@@ -40,27 +39,12 @@ def _train_lattice_graph(work: Work, training_set: "pl.DataFrame", parameters: d
     )
 
 
-def _predict_lattice_graph(
-    work: Work, holdout: "pl.DataFrame", training_set: "pl.DataFrame", model_id: str, checkpoint: Path
-) -> "pa.Table":
-    from atomvision_ml.evaluation.tasks.lattice import predict_by_network
-
-    return predict_by_network(
-        holdout,
-        work.lake.blob,
-        checkpoint=checkpoint,
-        model_id=model_id,
-        processes=processes(),
-        progress=work.progress,
-    )
-
-
 lattice_graph, predictions_lattice_graph = model_assets(
     ModelAssets(
         name="lattice_graph",
         config=LatticeGraphConfig,
         train=_train_lattice_graph,
-        predict=_predict_lattice_graph,
+        predict=predict_by_network,
         code_version="1",
         prediction_code_version="1",
         kinds={"pytorch", "parquet"},

@@ -104,12 +104,13 @@ def _train_lattice_fusion(work: Work, training_set: "pl.DataFrame", parameters: 
     )
 
 
-def _predict_by_network(
+def predict_by_network(
     work: Work, holdout: "pl.DataFrame", training_set: "pl.DataFrame", model_id: str, checkpoint: Path
 ) -> "pa.Table":
-    from atomvision_ml.evaluation.tasks.lattice import predict_by_network
+    """What a network of the task ``lattice`` says of the hold-out; its baselines are those of the lattice finder."""
+    from atomvision_ml.evaluation.tasks import lattice
 
-    return predict_by_network(
+    return lattice.predict_by_network(
         holdout,
         work.lake.blob,
         checkpoint=checkpoint,
@@ -136,7 +137,7 @@ lattice_cnn, predictions_lattice_cnn = model_assets(
         name="lattice_cnn",
         config=LatticeCnnConfig,
         train=_train_lattice_cnn,
-        predict=_predict_by_network,
+        predict=predict_by_network,
         code_version="1",
         prediction_code_version="1",
         kinds={"pytorch", "parquet"},
@@ -150,7 +151,7 @@ lattice_fusion, predictions_lattice_fusion = model_assets(
         name="lattice_fusion",
         config=LatticeFusionConfig,
         train=_train_lattice_fusion,
-        predict=_predict_by_network,
+        predict=predict_by_network,
         code_version="1",
         prediction_code_version="1",
         kinds={"pytorch", "scipy", "parquet"},

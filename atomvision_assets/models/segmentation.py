@@ -9,7 +9,7 @@ from pydantic import Field
 
 from atomvision_assets.models.factory import ModelAssets, Size, model_assets, processes
 from atomvision_assets.store import Work
-from atomvision_ml.models.segmenter import PARAMETERS, GaussianSegmenterParameters, SegmenterParameters
+from atomvision_ml.models.segmenter import GaussianSegmenterParameters, SegmenterParameters
 from atomvision_ml.settings import settings
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ class GaussianSegmenterConfig(dg.Config, GaussianSegmenterParameters):
 
 
 def _train_segmenter(
-    work: Work, training_set: "pl.DataFrame", parameters: dict[str, Any], *, name: str
+    work: Work, training_set: "pl.DataFrame", parameters: dict[str, Any], *, chosen: type[SegmenterParameters]
 ) -> "Checkpoint":
     from atomvision_ml.models.segmenter_training import train_segmenter
 
     return train_segmenter(
         training_set,
         work.lake.blob,
-        PARAMETERS[name](**parameters),
+        chosen(**parameters),
         scratch=work.scratch(),
         progress=work.progress,
         device=settings().device,
@@ -80,7 +80,7 @@ segmenter, predictions_segmenter = model_assets(
     ModelAssets(
         name="segmenter",
         config=SegmenterConfig,
-        train=partial(_train_segmenter, name="segmenter"),
+        train=partial(_train_segmenter, chosen=SegmenterParameters),
         predict=partial(_predict_segmentation, has_baselines=True),
         code_version="1",
         prediction_code_version="2",
@@ -94,7 +94,7 @@ gaussian_segmenter, predictions_gaussian_segmenter = model_assets(
     ModelAssets(
         name="gaussian_segmenter",
         config=GaussianSegmenterConfig,
-        train=partial(_train_segmenter, name="gaussian_segmenter"),
+        train=partial(_train_segmenter, chosen=GaussianSegmenterParameters),
         predict=partial(_predict_segmentation, has_baselines=False),
         code_version="1",
         prediction_code_version="1",

@@ -7,7 +7,6 @@ principal components of the train split, the best linear code of that size, and 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,9 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
 from atomvision_ml.images.resampling import area_average_matrix, cubic_matrix
-from atomvision_ml.models.checkpoint import WEIGHTS, CheckpointError, find_checkpoint, load_checkpoint
+from atomvision_ml.models.checkpoint import find_checkpoint
 from atomvision_ml.models.components import Floats
-from atomvision_ml.models.training import TrainingParameters, resolve_device
+from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.training import TrainingParameters
 
 if TYPE_CHECKING:
     from atomvision_ml.models.autoencoder_network import Autoencoder
@@ -166,28 +166,13 @@ class LoadedAutoencoder:
 
 def load_autoencoder(folder: str | Path, device: str = "cpu") -> LoadedAutoencoder:
     """A trained autoencoder of either kind from its checkpoint folder; raises CheckpointError."""
-    weights = Path(folder) / WEIGHTS
-    return _load(str(folder), weights.stat().st_mtime_ns if weights.is_file() else 0, device)
+    return _load(str(folder), weights_changed_ns(Path(folder)), device)
 
 
 @lru_cache(maxsize=2)
 def _load(folder: str, modified_ns: int, device: str) -> LoadedAutoencoder:
-    checkpoint = load_checkpoint(folder)
-    kinds: dict[str, type[AutoencoderParameters]] = {
-        "autoencoder": AutoencoderParameters,
-        "conv_autoencoder": ConvAutoencoderParameters,
-    }
-    if checkpoint.name not in kinds:
-        raise CheckpointError(f"{folder} holds a {checkpoint.name}, not an autoencoder")
-    parameters = kinds[checkpoint.name](**checkpoint.parameters)
-    network = build_network(parameters)
-    try:
-        network.load_state_dict(checkpoint.weights())
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: weights do not fit the parameters: {error}") from error
-    chosen = resolve_device(device)
-    digest = hashlib.sha256((checkpoint.folder / WEIGHTS).read_bytes()).hexdigest()[:12]
-    return LoadedAutoencoder(network.eval().to(chosen), parameters, f"{checkpoint.name}@{digest}", chosen)
+    loaded = load_network(folder, build_network, ("autoencoder", "conv_autoencoder"), "an autoencoder", device)
+    return LoadedAutoencoder(loaded.network, loaded.parameters, loaded.label, loaded.device)
 
 
 def build_network(parameters: AutoencoderParameters) -> Autoencoder:

@@ -10,7 +10,6 @@ temperature: Guo, Pleiss, Sun, Weinberger, arXiv:1706.04599.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -21,10 +20,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomvision_ml.models.checkpoint import WEIGHTS, CheckpointError, find_checkpoint, load_checkpoint
+from atomvision_ml.models.checkpoint import find_checkpoint
 from atomvision_ml.models.lattice_inputs import ANGLES, CHANNELS, Inputs, field_of_view, network_input
 from atomvision_ml.models.lattice_scenes import LatticeSceneParameters
-from atomvision_ml.models.training import TrainingParameters, resolve_device, seeded
+from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.training import TrainingParameters, seeded
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
 if TYPE_CHECKING:
@@ -241,24 +241,14 @@ class LoadedLatticeCnn:
 
 def load_lattice_cnn(folder: str | Path, device: str = "cpu") -> LoadedLatticeCnn:
     """A trained lattice network from its checkpoint folder; raises CheckpointError."""
-    checkpoint = load_checkpoint(folder)
-    if checkpoint.name != MODEL_NAME:
-        raise CheckpointError(f"{folder} holds a {checkpoint.name}, not a {MODEL_NAME}")
-    parameters = LatticeCnnParameters(**checkpoint.parameters)
-    network = build_network(parameters)
-    try:
-        network.load_state_dict(checkpoint.weights())
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: weights do not fit the parameters: {error}") from error
-    chosen = resolve_device(device)
-    digest = hashlib.sha256((checkpoint.folder / WEIGHTS).read_bytes()).hexdigest()[:12]
-    return LoadedLatticeCnn(network.eval().to(chosen), parameters, f"{MODEL_NAME}@{digest}", chosen)
+    loaded = load_network(folder, build_network, (MODEL_NAME,), f"a {MODEL_NAME}", device)
+    return LoadedLatticeCnn(loaded.network, loaded.parameters, loaded.label, loaded.device)
 
 
 def cached_lattice_cnn(model: str | Path, device: str = "cpu") -> LoadedLatticeCnn:
     """The loaded network of a folder or released name, read once; raises CheckpointError."""
     folder = find_checkpoint(model)
-    return _load(str(folder), (folder / WEIGHTS).stat().st_mtime_ns if (folder / WEIGHTS).is_file() else 0, device)
+    return _load(str(folder), weights_changed_ns(folder), device)
 
 
 @lru_cache(maxsize=2)

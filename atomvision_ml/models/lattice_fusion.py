@@ -8,7 +8,6 @@ out.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from atomvision_ml.models.checkpoint import WEIGHTS, CheckpointError, find_checkpoint, load_checkpoint
+from atomvision_ml.models.checkpoint import find_checkpoint
 from atomvision_ml.models.lattice_cnn import (
     N_CLASSES,
     LatticeCnnParameters,
@@ -37,7 +36,8 @@ from atomvision_ml.models.lattice_finder import (
 )
 from atomvision_ml.models.lattice_inputs import Floats, field_of_view, network_input
 from atomvision_ml.models.lattice_scenes import LatticeSceneParameters
-from atomvision_ml.models.training import TrainingParameters, resolve_device, seeded
+from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.training import TrainingParameters, seeded
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def fuse_lattice(
         CheckpointError: the model is not found or damaged.
     """
     folder = find_checkpoint(MODEL_NAME if model is None else model)
-    loaded = _load(str(folder), (folder / WEIGHTS).stat().st_mtime_ns if (folder / WEIGHTS).is_file() else 0, device)
+    loaded = _load(str(folder), weights_changed_ns(folder), device)
     field = field_of_view(image, pixel_size_angstrom)
     evidence = examined(image, pixel_size_angstrom)
     logits = loaded.logits([field], evidence_features(evidence)[None])[0]
@@ -280,18 +280,8 @@ class LoadedFusion:
 
 def load_lattice_fusion(folder: str | Path, device: str = "cpu") -> LoadedFusion:
     """A trained fused model from its checkpoint folder; raises CheckpointError."""
-    checkpoint = load_checkpoint(folder)
-    if checkpoint.name != MODEL_NAME:
-        raise CheckpointError(f"{folder} holds a {checkpoint.name}, not a {MODEL_NAME}")
-    parameters = LatticeFusionParameters(**checkpoint.parameters)
-    network = build_fusion(parameters)
-    try:
-        network.load_state_dict(checkpoint.weights())
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: weights do not fit the parameters: {error}") from error
-    chosen = resolve_device(device)
-    digest = hashlib.sha256((checkpoint.folder / WEIGHTS).read_bytes()).hexdigest()[:12]
-    return LoadedFusion(network.eval().to(chosen), parameters, f"{MODEL_NAME}@{digest}", chosen)
+    loaded = load_network(folder, build_fusion, (MODEL_NAME,), f"a {MODEL_NAME}", device)
+    return LoadedFusion(loaded.network, loaded.parameters, loaded.label, loaded.device)
 
 
 @lru_cache(maxsize=2)

@@ -7,7 +7,6 @@ alike, of which a lattice is made. Each pools what its nodes say; a last layer d
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,11 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from atomvision_ml.images.atom_graphs import AtomGraphs, build_graphs
-from atomvision_ml.models.checkpoint import WEIGHTS, CheckpointError, find_checkpoint, load_checkpoint
+from atomvision_ml.models.checkpoint import find_checkpoint
 from atomvision_ml.models.graphs.ops import Backend
 from atomvision_ml.models.graphs.parts import Part, bond_part, repeat_part
 from atomvision_ml.models.lattice_finder import NoLatticeError
-from atomvision_ml.models.training import TrainingParameters, resolve_device, seeded
+from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.training import TrainingParameters, seeded
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
 if TYPE_CHECKING:
@@ -173,24 +173,14 @@ class LoadedLatticeGraph:
 
 def load_lattice_graph(folder: str | Path, device: str = "cpu") -> LoadedLatticeGraph:
     """A trained graph classifier from its checkpoint folder; raises CheckpointError."""
-    checkpoint = load_checkpoint(folder)
-    if checkpoint.name != MODEL_NAME:
-        raise CheckpointError(f"{folder} holds a {checkpoint.name}, not a {MODEL_NAME}")
-    parameters = LatticeGraphParameters(**checkpoint.parameters)
-    network = build_network(parameters)
-    try:
-        network.load_state_dict(checkpoint.weights())
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: weights do not fit the parameters: {error}") from error
-    digest = hashlib.sha256((checkpoint.folder / WEIGHTS).read_bytes()).hexdigest()[:12]
-    return LoadedLatticeGraph(network.eval().to(resolve_device(device)), parameters, f"{MODEL_NAME}@{digest}")
+    loaded = load_network(folder, build_network, (MODEL_NAME,), f"a {MODEL_NAME}", device)
+    return LoadedLatticeGraph(loaded.network, loaded.parameters, loaded.label)
 
 
 def load_cached(model: str | Path | None, device: str = "cpu") -> LoadedLatticeGraph:
     """The network of a folder or the released one, read once."""
     folder = find_checkpoint(MODEL_NAME if model is None else model)
-    weights = folder / WEIGHTS
-    return _load(str(folder), weights.stat().st_mtime_ns if weights.is_file() else 0, device)
+    return _load(str(folder), weights_changed_ns(folder), device)
 
 
 @lru_cache(maxsize=2)

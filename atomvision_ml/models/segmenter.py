@@ -11,7 +11,6 @@ U-Net: Ronneberger, Fischer, Brox, arXiv:1505.04597; implementation: segmentatio
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,17 +24,9 @@ from pydantic import Field
 
 from atomvision_ml.images.atoms import find_atoms
 from atomvision_ml.images.resampling import area_average_matrix, cubic_matrix
-from atomvision_ml.models.checkpoint import (
-    WEIGHTS,
-    CheckpointError,
-    find_checkpoint,
-    load_checkpoint,
-)
-from atomvision_ml.models.training import (
-    TrainingParameters,
-    resolve_device,
-    seeded,
-)
+from atomvision_ml.models.checkpoint import find_checkpoint
+from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.training import TrainingParameters, seeded
 
 if TYPE_CHECKING:
     import torch
@@ -99,11 +90,8 @@ class GaussianSegmenterParameters(SegmenterParameters):
         return ((self.radius_angstrom - distance) / self.edge_width_angstrom).astype(np.float32)
 
 
-PARAMETERS: dict[str, type[SegmenterParameters]] = {
-    "segmenter": SegmenterParameters,
-    "gaussian_segmenter": GaussianSegmenterParameters,
-}
-"""Parameter classes of the registered segmenters."""
+NAMES = ("segmenter", "gaussian_segmenter")
+"""Names of the registered segmenters."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +189,7 @@ def segment(
     """
     values = _checked(image, pixel_size_angstrom)
     folder = find_checkpoint("segmenter" if model is None else model)
-    loaded = _load(str(folder), (folder / WEIGHTS).stat().st_mtime_ns if (folder / WEIGHTS).is_file() else 0, device)
+    loaded = _load(str(folder), weights_changed_ns(folder), device)
     probability = loaded.probability(values, pixel_size_angstrom)
     atoms = find_atoms(probability, values, pixel_size_angstrom)
     return Segmentation(probability, probability >= 0.5, atoms, loaded.label)
@@ -274,18 +262,8 @@ class LoadedSegmenter:
 
 def load_segmenter(folder: str | Path, device: str = "cpu") -> LoadedSegmenter:
     """A trained segmenter from its checkpoint folder; raises CheckpointError."""
-    checkpoint = load_checkpoint(folder)
-    if checkpoint.name not in PARAMETERS:
-        raise CheckpointError(f"{folder} holds a {checkpoint.name}, not a segmenter")
-    parameters = PARAMETERS[checkpoint.name](**checkpoint.parameters)
-    network = build_network(parameters)
-    try:
-        network.load_state_dict(checkpoint.weights())
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: weights do not fit the parameters: {error}") from error
-    chosen = resolve_device(device)
-    digest = hashlib.sha256((checkpoint.folder / WEIGHTS).read_bytes()).hexdigest()[:12]
-    return LoadedSegmenter(network.eval().to(chosen), parameters, f"{checkpoint.name}@{digest}", chosen)
+    loaded = load_network(folder, build_network, NAMES, "a segmenter", device)
+    return LoadedSegmenter(loaded.network, loaded.parameters, loaded.label, loaded.device)
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,6 @@ can spoil it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from atomvision_ml.images.reduction import FACTOR, WienerFilter, probe_spectrum, variance_kept
-from atomvision_ml.models.checkpoint import WEIGHTS, CheckpointError, find_checkpoint, load_checkpoint
+from atomvision_ml.models.checkpoint import find_checkpoint
+from atomvision_ml.models.loading import load_network, weights_changed_ns
 from atomvision_ml.models.super_resolution.networks import build_generator
-from atomvision_ml.models.training import TrainingParameters, resolve_device, seeded
+from atomvision_ml.models.training import TrainingParameters, seeded
 
 if TYPE_CHECKING:
     import torch
@@ -119,8 +119,7 @@ def upscale(
     """
     values = _checked(image, pixel_size_angstrom)
     folder = find_checkpoint("super_resolver" if model is None else model)
-    weights = folder / WEIGHTS
-    loaded = _load(str(folder), weights.stat().st_mtime_ns if weights.is_file() else 0, device)
+    loaded = _load(str(folder), weights_changed_ns(folder), device)
     noise = estimated_noise(values) if noise_variance is None else noise_variance
     fine = loaded.upscale(values, pixel_size_angstrom, noise)
     return Upscaled(fine, pixel_size_angstrom / FACTOR, loaded.label)
@@ -244,21 +243,8 @@ class LoadedResolver:
 
 def load_resolver(folder: str | Path, device: str = "cpu") -> LoadedResolver:
     """A trained super-resolver from its checkpoint folder; raises CheckpointError."""
-    from atomvision_ml.models.registry import model_spec
-
-    checkpoint = load_checkpoint(folder)
-    if checkpoint.name not in MODELS_HERE:
-        raise CheckpointError(f"{folder} holds a {checkpoint.name}, not one of {', '.join(MODELS_HERE)}")
-    parameters = model_spec(checkpoint.name).parameters_class()(**checkpoint.parameters)
-    assert isinstance(parameters, SuperResolverParameters)
-    network = build_network(parameters)
-    try:
-        network.load_state_dict(checkpoint.weights())
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: weights do not fit the parameters: {error}") from error
-    chosen = resolve_device(device)
-    digest = hashlib.sha256((checkpoint.folder / WEIGHTS).read_bytes()).hexdigest()[:12]
-    return LoadedResolver(network.eval().to(chosen), parameters, f"{checkpoint.name}@{digest}", chosen)
+    loaded = load_network(folder, build_network, MODELS_HERE, f"one of {', '.join(MODELS_HERE)}", device)
+    return LoadedResolver(loaded.network, loaded.parameters, loaded.label, loaded.device)
 
 
 @lru_cache(maxsize=4)
