@@ -41,15 +41,16 @@ def test_an_archive_gives_texts_and_names() -> None:
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
-        (gzip.compress(PAPER), "tex"),
+        (gzip.compress(PAPER, mtime=0), "tex"),
         (PAPER, "tex"),
         (PAPER.replace(b'\\"u', b"\xfc"), "tex"),
         (b"%PDF-1.4 \\", "pdf"),
-        (gzip.compress(b"%!PS-Adobe"), "postscript"),
+        (gzip.compress(b"%!PS-Adobe", mtime=0), "postscript"),
         (b"<!DOCTYPE html><html>", "html"),
         (b"\x89PNG\r\n\0", "other"),
         (packed({"a.pdf": b"%PDF"}), "other"),
     ],
+    ids=["gzipped_tex", "tex", "latin_1", "pdf", "gzipped_postscript", "html", "picture", "archive_without_tex"],
 )
 def test_sources_are_known_by_their_bytes(data: bytes, kind: str) -> None:
     assert read_source(data).kind == kind
@@ -77,6 +78,7 @@ def test_names_that_lead_out_and_links_are_left_out() -> None:
         (gzip.compress(gzip.decompress(ARCHIVE)[:700]), {}, "cut|damaged"),
         (b"\x1f\x8b\x08rubbish", {}, "gzip"),
     ],
+    ids=["members", "ratio", "bytes", "text", "cut_gzip", "cut_tar", "no_gzip"],
 )
 def test_bombs_and_damage_are_refused(data: bytes, limits: dict, words: str) -> None:
     with pytest.raises(ArchiveError, match=words):
