@@ -88,7 +88,7 @@ def holdout(context: dg.AssetExecutionContext, store: Store, config: HoldoutConf
 
 @table_asset(
     EVALUATION_METRICS,
-    code_version="1",
+    code_version="2",
     kinds={"polars", "parquet"},
     deps=[*ANSWERS, *MODELS, EVALUATION_HOLDOUT],
     automation_condition=when_inputs_change(),
@@ -98,6 +98,7 @@ def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfi
     import polars as pl
 
     from atomvision_ml.evaluation.answers import by_task
+    from atomvision_ml.evaluation.literature import literature_metric_rows
     from atomvision_ml.evaluation.metrics import metric_rows
 
     work = store.begin(context)
@@ -110,13 +111,12 @@ def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfi
         seeds = dict(made.select("model_id", "seed").iter_rows())
         given = by_task({name: table.collect() for name, table in answers.items()})
         size, judged = _size_of(made), items.collect()
-        return Product(
-            [
-                row
-                for table in given.values()
-                for row in metric_rows(table, judged, size=size, seeds=seeds, parameters=parameters)
-            ]
-        )
+        rows = [
+            row
+            for table in given.values()
+            for row in metric_rows(table, judged, size=size, seeds=seeds, parameters=parameters)
+        ]
+        return Product(rows + literature_metric_rows(size))
 
     return work.publish(make, parameters=parameters.model_dump())
 

@@ -15,7 +15,8 @@ import random
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,31 @@ TARGETS = {
     "exact_label_sets": 0.85,
 }
 
+CONFIDENCE = 0.95
+"""Of the Wilson intervals."""
+
 Row = dict[str, Any]
 Tally = dict[str, Counter[str]]
 """Right and all answers of each figure, ``{"modality_recall": {"right": 9, "all": 10}}``."""
+
+
+@dataclass(frozen=True)
+class CaptionReader:
+    """A method that reads captions.
+
+    Attributes:
+        name: of the method, as in ``evaluation/metrics``.
+        role: ``model``, or the kind of baseline: ``classical`` or ``trivial``.
+        read: from the caption to what it says.
+    """
+
+    name: str
+    role: str
+    read: Callable[[str], FigureUnderstanding]
+
+
+RULES = CaptionReader("caption_rules", "model", understand)
+"""The extractor itself."""
 
 
 def read_labelled(path: Path | None = None) -> list[Row]:
@@ -48,28 +71,28 @@ def read_labelled(path: Path | None = None) -> list[Row]:
     return [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
 
 
-def score_rows(labelled: Sequence[Row], size: str = "full", confidence: float = 0.95) -> list[Row]:
-    """Figures of the extractor, as rows of ``evaluation/metrics``, of all captions and of each stratum.
+def score_rows(labelled: Sequence[Row], size: str = "full", reader: CaptionReader = RULES) -> list[Row]:
+    """Figures of a method, as rows of ``evaluation/metrics``, of all captions and of each stratum.
 
     Args:
         labelled: captions with their truth.
         size: size of the graph that they stand in.
-        confidence: of the Wilson intervals. Panels of one caption are counted as if they were independent.
+        reader: the method.
 
     Returns:
-        Rows with ``value`` None where nothing was to count.
+        Rows with 95 % Wilson intervals; panels of one caption are counted as if they were independent. ``value`` is
+        None where nothing was to count.
     """
-    answers = [(caption, understand(caption["caption"])) for caption in labelled]
+    answers = [(caption, reader.read(caption["caption"])) for caption in labelled]
     slices = {"all": answers}
     for stratum in sorted({caption["stratum"] for caption in labelled}):
         slices[stratum] = [answer for answer in answers if answer[0]["stratum"] == stratum]
-    about = {"task": "captions", "model": "rules", "model_id": "rules", "role": "model", "size": size, "seed": 0}
-    rows = []
-    for name, chosen in slices.items():
-        for metric, counts in tally(chosen).items():
-            figure = _figure(counts["right"], counts["all"], confidence)
-            rows.append({**about, "slice": name, "metric": metric, **figure, "n_items": counts["all"]})
-    return rows
+    about = {"task": "captions", "model": reader.name, "model_id": reader.name, "role": reader.role}
+    return [
+        {**about, "size": size, "seed": 0, "slice": name, "metric": metric, **wilson(counts["right"], counts["all"])}
+        for name, chosen in slices.items()
+        for metric, counts in tally(chosen).items()
+    ]
 
 
 def tally(answers: Iterable[tuple[Row, FigureUnderstanding]]) -> Tally:
@@ -94,8 +117,18 @@ def tally(answers: Iterable[tuple[Row, FigureUnderstanding]]) -> Tally:
             counts["formula_precision"].update(right=len(true_formulas & formulas), all=len(formulas))
             if truth and panel:
                 _count_roles(counts, truth, panel)
-                _count_facets_and_bars(counts, truth, panel)
+            _count_facets_and_bars(counts, truth, panel)
     return counts
+
+
+def wilson(right: int, count: int) -> Row:
+    """A share with its 95 % Wilson interval: ``value``, ``low``, ``high`` (None of nothing) and ``n_items``."""
+    from scipy.stats import binomtest
+
+    if not count:
+        return {"value": None, "low": None, "high": None, "n_items": 0}
+    interval = binomtest(right, count).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return {"value": right / count, "low": float(interval.low), "high": float(interval.high), "n_items": count}
 
 
 def true_keys(panel: Row | None) -> set[str]:
@@ -176,9 +209,11 @@ def _count_roles(counts: Tally, truth: Row, panel: Any) -> None:
         _count(counts, "role_accuracy", key in roles, mention.role in roles.get(key, ()))
 
 
-def _count_facets_and_bars(counts: Tally, truth: Row, panel: Any) -> None:
-    true_facets = {re.sub(r"^(.+)\((.+)\)$", _facet_key, facet) for facet in truth["facets"]}
-    facets = {f"{formula_key(each.formula)}({each.facet})" for each in panel.materials if each.facet}
+def _count_facets_and_bars(counts: Tally, truth: Row | None, panel: Any) -> None:
+    written = truth["facets"] if truth else []
+    true_facets = {re.sub(r"^(.+)\((.+)\)$", _facet_key, facet) for facet in written}
+    materials = panel.materials if panel else ()
+    facets = {f"{formula_key(each.formula)}({each.facet})" for each in materials if each.facet}
     counts.setdefault("facet_recall", Counter()).update(right=len(true_facets & facets), all=len(true_facets))
     counts.setdefault("facet_precision", Counter()).update(right=len(true_facets & facets), all=len(facets))
     true_bar, bar = _true_bar(truth), _found_bar(panel)
@@ -190,22 +225,13 @@ def _facet_key(match: re.Match[str]) -> str:
     return f"{formula_key(match[1])}({match[2]})"
 
 
-def _true_bar(panel: Row) -> tuple[float, str] | None:
-    bar = panel.get("scale_bar")
+def _true_bar(panel: Row | None) -> tuple[float, str] | None:
+    bar = panel.get("scale_bar") if panel else None
     return (float(bar["value"]), bar["unit"]) if bar else None
 
 
 def _found_bar(panel: Any) -> tuple[float, str] | None:
-    return (panel.scale_bar.value, panel.scale_bar.unit) if panel.scale_bar else None
-
-
-def _figure(right: int, count: int, confidence: float) -> dict[str, float | None]:
-    from scipy.stats import binomtest
-
-    if not count:
-        return {"value": None, "low": None, "high": None}
-    interval = binomtest(right, count).proportion_ci(confidence_level=confidence, method="wilson")
-    return {"value": right / count, "low": float(interval.low), "high": float(interval.high)}
+    return (panel.scale_bar.value, panel.scale_bar.unit) if panel and panel.scale_bar else None
 
 
 def _table(rows: Sequence[Row]) -> str:

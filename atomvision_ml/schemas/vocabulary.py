@@ -9,6 +9,9 @@ BRAVAIS_LATTICES = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
 TASKS = ("lattice", "segmentation", "atoms", "super_resolution", "reconstruction", "embedding", "defects")
 """The learning tasks; the partitions of ``models/training_sets``."""
 
+LITERATURE_TASKS = ("captions", "panels", "scale_bars")
+"""Tasks of the literature, whose methods are rules: scored on labelled captions and on composites of known truth."""
+
 MODELS = {
     "lattice_finder": "lattice",
     "lattice_cnn": "lattice",

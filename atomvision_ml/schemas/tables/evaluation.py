@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from atomvision_ml.schemas.core import FLOATS, Column, Table
-from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, SIZES, SOURCES, TASKS
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, LITERATURE_TASKS, SIZES, SOURCES, TASKS
 
 S, I32, I64, F64, B = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -72,7 +72,7 @@ METRICS = Table(
     key="evaluation/metrics",
     description="One long table of every figure, models and their baselines alike, with intervals.",
     columns=(
-        Column(name="task", type=S, one_of=TASKS, description="Learning task."),
+        Column(name="task", type=S, one_of=(*TASKS, *LITERATURE_TASKS), description="Task of learning or literature."),
         Column(name="model", type=S, description="Registered name of the model or baseline."),
         Column(name="model_id", type=S, description="Name and version."),
         Column(
@@ -90,10 +90,10 @@ METRICS = Table(
             name="low",
             type=F64,
             nullable=True,
-            description="Lower end of the 95 % bootstrap interval over split groups.",
+            description="Lower end of the 95 % bootstrap interval over split groups; of literature's tasks Wilson's.",
         ),
         Column(name="high", type=F64, nullable=True, description="Upper end."),
-        Column(name="n_items", type=I32, minimum=0, description="Items in the slice."),
+        Column(name="n_items", type=I32, minimum=0, description="Items in the slice; of a share of answers these."),
     ),
 )
 
