@@ -124,10 +124,11 @@ def _entry(element: etree._Element, reply: Reply) -> AtomEntry:
         published, updated = (datetime.fromisoformat(demanded(f"atom:{word}")) for word in ("published", "updated"))
     except ValueError as error:
         raise DamagedReplyError(f"{reply.url}: {error}") from error
-    authors = tuple(" ".join(str(name.text).split()) for name in element.findall("atom:author/atom:name", NAMESPACES))
+    people = element.findall("atom:author", NAMESPACES)
+    authors = tuple(text_of(person, "atom:name", NAMESPACES) or "" for person in people)
     categories = tuple(tag.get("term", "") for tag in element.findall("atom:category", NAMESPACES))
     primary = element.find("arxiv:primary_category", NAMESPACES)
-    if name.version is None or not authors or primary is None or not all(categories):
+    if name.version is None or not authors or primary is None or not all((*authors, *categories, primary.get("term"))):
         raise DamagedReplyError(f"{reply.url}: the entry {name} lacks its version, authors or category")
     return AtomEntry(
         arxiv_id=name.base,

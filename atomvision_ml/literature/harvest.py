@@ -1,8 +1,9 @@
 """Harvesting a set of papers over OAI-PMH: page by page, resumable, each raw page kept.
 
 Belongs here: which page comes next, and what is known after each. A page is kept compressed as it came, before anything
-is made of it, so that a later reading of the same bytes needs no request. The watermark is the day on which the server
-began to answer; it is for the caller to move it, once all that came with the harvest is published.
+is made of it, so that a later reading of the same bytes needs no request. The watermark is the newest datestamp of a
+record, so that neither an empty reply nor a wrong clock moves it past something unseen; it is for the caller to store
+it, once all that came with the harvest is published.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.literature import oai
-from atomvision_ml.literature.replies import Reply
+from atomvision_ml.literature.replies import DamagedReplyError, OutageError, Reply
 from atomvision_ml.literature.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,6 @@ class _State(BaseModel):
     next_url: str | None
     began_at: datetime | None = None
     last_day: date
-    n_restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Harvest:
     Attributes:
         folder: with the raw pages, ``000001.xml.gz`` and so on.
         n_pages: how many.
-        watermark: day on which the server began to answer.
+        watermark: newest datestamp of a record, at most the day on which the server began to answer; without any
+            record it stays where it was.
     """
 
     folder: Path
@@ -93,27 +95,29 @@ def harvest(
         progress: called with (records so far, None).
 
     Raises:
-        OutageError: the server gives no good reply; what came before is kept for the next attempt.
+        OutageError: the server gives no good reply, or its tokens do not last; what came before is kept for the next
+            attempt.
         RefusedError: the server refuses.
     """
     state = _resumed(folder, parameters)
-    n_records = 0
+    n_records = n_restarts = 0
     while state.next_url is not None:
         try:
-            reply, page = transport.get(state.next_url, _read)
+            reply, page = transport.get(state.next_url, partial(_read, state))
         except oai.ExpiredTokenError as error:
-            if state.n_restarts >= _MAXIMUM_RESTARTS:
-                raise
+            if n_restarts >= _MAXIMUM_RESTARTS:
+                raise OutageError(f"after {n_restarts} lists asked for anew: {error}") from error
             log.warning("%s; going on from %s", error, state.last_day)
             again = oai.list_url(parameters.base_url, parameters.set_name, state.last_day)
-            state = state.model_copy(update={"next_url": again, "n_restarts": state.n_restarts + 1})
+            state, n_restarts = state.model_copy(update={"next_url": again}), n_restarts + 1
             continue
         state = _after(state, reply, page, folder)
         n_records += len(page.records)
         if progress is not None:
             progress(n_records, None)
     began = state.began_at or datetime.now(UTC)
-    return Harvest(folder, state.n_pages, began.date())
+    watermark = max(min(state.last_day, began.date()), parameters.watermark or oai.EARLIEST_DAY)
+    return Harvest(folder, state.n_pages, watermark)
 
 
 def page_path(folder: Path, number: int) -> Path:
@@ -121,8 +125,16 @@ def page_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.xml.gz"
 
 
-def _read(reply: Reply) -> tuple[Reply, oai.OaiPage]:
-    return reply, oai.parse_page(reply)
+def _read(state: _State, reply: Reply) -> tuple[Reply, oai.OaiPage]:
+    """The page that was asked for; raises DamagedReplyError where it cannot be the right one."""
+    is_continued = "resumptionToken=" in (state.next_url or "")
+    page = oai.parse_page(reply, is_continued=is_continued)
+    parameters = state.parameters
+    if page.token is not None and oai.next_url(parameters.base_url, page.token) == state.next_url:
+        raise DamagedReplyError(f"{reply.url}: the token leads to the same page again")
+    if not page.records and parameters.watermark is None:
+        raise DamagedReplyError(f"{reply.url}: no record at all; is {parameters.set_name!r} a set?")
+    return reply, page
 
 
 def _after(state: _State, reply: Reply, page: oai.OaiPage, folder: Path) -> _State:

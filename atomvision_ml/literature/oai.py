@@ -89,12 +89,17 @@ def next_url(base_url: str, token: str) -> str:
     return f"{base_url}?{urlencode({'verb': 'ListRecords', 'resumptionToken': token})}"
 
 
-def parse_page(reply: Reply) -> OaiPage:
+def parse_page(reply: Reply, *, is_continued: bool = False) -> OaiPage:
     """The records of a page; a period without any change gives an empty page.
 
+    Args:
+        reply: the reply, of any status.
+        is_continued: whether a token asked for the page. Such a page is never empty, and even the last one has a
+            token element, an empty one.
+
     Raises:
-        DamagedReplyError: truncated, another kind of document, a record without a field that every record has, or a
-            list without records.
+        DamagedReplyError: truncated, another kind of document, a record without a field that every record has, a list
+            without records, or the end of a list that does not say so.
         ExpiredTokenError: the token is no longer known.
         RefusedError: any other error of the protocol: the request is wrong.
     """
@@ -102,19 +107,23 @@ def parse_page(reply: Reply) -> OaiPage:
     responded_at = _moment(demanded_text(document, "oai:responseDate", NAMESPACES, reply), reply)
     error = document.find("oai:error", NAMESPACES)
     if error is not None:
-        return _without_records(error, responded_at, reply)
+        return _without_records(error, responded_at, reply, is_continued)
     listed = document.find("oai:ListRecords", NAMESPACES)
     if listed is None:
         raise DamagedReplyError(f"{reply.url}: neither a list of records nor an error")
     records = tuple(_record(element, reply) for element in listed.findall("oai:record", NAMESPACES))
     if not records:
         raise DamagedReplyError(f"{reply.url}: a list without records; an empty period is an error noRecordsMatch")
+    if is_continued and listed.find("oai:resumptionToken", NAMESPACES) is None:
+        raise DamagedReplyError(f"{reply.url}: a further page without resumptionToken; the last one has an empty one")
     token = text_of(listed, "oai:resumptionToken", NAMESPACES)
     return OaiPage(records=records, token=token, responded_at=responded_at)
 
 
-def _without_records(error: etree._Element, responded_at: datetime, reply: Reply) -> OaiPage:
+def _without_records(error: etree._Element, responded_at: datetime, reply: Reply, is_continued: bool) -> OaiPage:
     code, words = error.get("code", ""), "".join(str(part) for part in error.itertext()).strip()
+    if code == "noRecordsMatch" and is_continued:
+        raise DamagedReplyError(f"{reply.url}: {code}, though the page before promised more")
     if code == "noRecordsMatch":
         return OaiPage(records=(), token=None, responded_at=responded_at)
     if code == "badResumptionToken":

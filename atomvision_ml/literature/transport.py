@@ -158,7 +158,7 @@ class Transport:
             reply = self._once(address)
             if reply.status not in _REDIRECTS:
                 return _accepted(reply)
-            address = urljoin(address, reply.headers.get("location", ""))
+            address = _redirected(reply)
             if limited_host(address) != limited_host(url):
                 raise RefusedError(f"{url} leads to another host: {address}")
         raise DamagedReplyError(f"{url}: more than {self._parameters.maximum_redirects} redirects")
@@ -176,20 +176,31 @@ class Transport:
                 raise DamagedReplyError(f"{url}: {type(error).__name__}: {error}") from error
 
     def _body(self, response: requests.Response, url: str) -> bytes:
-        """The body within its limits; a shorter one than announced is damaged."""
+        """The body within its limits; one that is shorter than announced, or packed and swells, is damaged."""
         started, parts, size = time.monotonic(), [], 0
+        is_plain = "Content-Encoding" not in response.headers
         for part in response.iter_content(_CHUNK):
             parts.append(part)
             size += len(part)
             if size > self._parameters.maximum_bytes:
-                raise RefusedError(f"{url}: larger than {self._parameters.maximum_bytes} bytes")
+                problem = f"{url}: larger than {self._parameters.maximum_bytes} bytes"
+                raise RefusedError(problem) if is_plain else DamagedReplyError(f"{problem} when unpacked")
             if time.monotonic() - started > self._parameters.deadline_s:
                 raise DamagedReplyError(f"{url}: not complete after {self._parameters.deadline_s:g} s")
         announced = response.headers.get("Content-Length", "")
-        is_plain = "Content-Encoding" not in response.headers
         if is_plain and announced.isdigit() and int(announced) != size:
             raise DamagedReplyError(f"{url}: {size} of {announced} bytes")
         return b"".join(parts)
+
+
+def _redirected(reply: Reply) -> str:
+    """Where a redirect leads."""
+    try:
+        address = urljoin(reply.url, reply.headers.get("location", ""))
+        limited_host(address)
+    except ValueError as error:
+        raise DamagedReplyError(f"{reply.url} leads to no address: {error}") from error
+    return address
 
 
 def _accepted(reply: Reply) -> Reply:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from atomvision_ml.literature import oai
 from atomvision_ml.literature.harvest import HarvestParameters, harvest
 from atomvision_ml.literature.replies import OutageError
 from atomvision_ml.literature.transport import Transport, TransportParameters
@@ -34,13 +35,16 @@ class Archive:
         self.fault_share = 0.0
         self.expires_after: int | None = None
         self.dead_after: int | None = None
+        self.lies: dict[int, bytes] = {}
+        self.day = "2024-06-01"
         self._random = random.Random(3)
 
     def reply(self, query: dict[str, list[str]]) -> tuple[int, bytes]:
         self.requests.append(str(query))
         if self.dead_after is not None and len(self.requests) > self.dead_after:
             return 503, b""
-        whole = self._page(query)
+        whole = self._page(query).replace(b"2024-06-01", self.day.encode())
+        whole = self.lies.pop(len(self.requests), whole)
         if self._random.random() < self.fault_share:
             return self._random.choice(
                 [
@@ -96,11 +100,15 @@ def archive() -> Iterator[Archive]:
         thread.join()
 
 
-def harvested(archive: Archive, folder: Path, **changes: Any) -> list[tuple[str, date]]:
+def transport(folder: Path) -> Transport:
     quick = TransportParameters(contact="curator@example.org", interval_s=0, backoff_s=0, attempts=12)
-    with Transport(quick, folder / "limit", "0.1") as transport:
-        found = harvest(transport, HarvestParameters(base_url=archive.url, **changes), folder / "pages")
-    assert found.watermark == date(2024, 6, 1)
+    return Transport(quick, folder / "limit", "0.1")
+
+
+def harvested(archive: Archive, folder: Path, **changes: Any) -> list[tuple[str, date]]:
+    with transport(folder) as way:
+        found = harvest(way, HarvestParameters(base_url=archive.url, **changes), folder / "pages")
+    assert found.watermark == DAYS[-1]
     return [(record.arxiv_id, record.datestamp) for record in found.records()]
 
 
@@ -140,8 +148,64 @@ def test_only_what_changed_since_the_watermark_is_asked_for(archive: Archive, tm
     assert {day for _, day in found} == {watermark - timedelta(days=1), watermark}
 
 
-def test_a_quiet_period_is_no_failure(archive: Archive, tmp_path: Path) -> None:
-    assert harvested(archive, tmp_path, watermark=date(2024, 5, 30)) == []
+@pytest.mark.parametrize("day", ["2024-06-01", "2031-01-01"], ids=["its clock is right", "its clock is wrong"])
+def test_a_quiet_period_is_no_failure_and_leaves_the_watermark(archive: Archive, tmp_path: Path, day: str) -> None:
+    archive.day = day
+    watermark = date(2024, 5, 30)
+    with transport(tmp_path) as way:
+        found = harvest(way, HarvestParameters(base_url=archive.url, watermark=watermark), tmp_path / "pages")
+    assert list(found.records()) == []
+    assert found.watermark == watermark
+
+
+def test_a_clock_that_is_ahead_does_not_move_the_watermark_past_the_records(archive: Archive, tmp_path: Path) -> None:
+    archive.day = "2031-01-01"
+    assert harvested(archive, tmp_path) == EVERYTHING
+
+
+def test_a_clock_that_is_behind_is_believed(archive: Archive, tmp_path: Path) -> None:
+    archive.day = "2024-03-05"
+    with transport(tmp_path) as way:
+        found = harvest(way, HarvestParameters(base_url=archive.url), tmp_path / "pages")
+    assert found.watermark == date(2024, 3, 5)
+
+
+NOTHING = PAGE.format(body='<error code="noRecordsMatch">none</error>').encode()
+
+
+def untrue_page(kind: str, request_number: int) -> bytes:
+    """A well-formed page that cannot be the one that was asked for."""
+    same = f"<resumptionToken>{oai.EARLIEST_DAY}|{PAGE_RECORDS * (request_number - 1)}</resumptionToken>"
+    record = RECORD.format(id="2403.00039", day=DAYS[-1])
+    bodies = {"no token": record, "the same token": record + same}
+    return NOTHING if kind == "nothing new" else PAGE.format(body=f"<ListRecords>{bodies[kind]}</ListRecords>").encode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_number"),
+    [("nothing new", 1), *((kind, n) for kind in ("nothing new", "no token", "the same token") for n in (2, 10))],
+)
+def test_a_well_formed_page_that_cannot_be_true_is_asked_for_again(
+    archive: Archive, tmp_path: Path, kind: str, request_number: int
+) -> None:
+    archive.lies = {request_number: untrue_page(kind, request_number)}
+    assert harvested(archive, tmp_path) == EVERYTHING
+    assert len(archive.requests) == len(DAYS) // PAGE_RECORDS + 1
+
+
+def test_an_archive_without_any_record_is_an_outage(archive: Archive, tmp_path: Path) -> None:
+    archive.lies = {number: NOTHING for number in range(1, 13)}
+    with pytest.raises(OutageError, match="is 'physics:cond-mat' a set"):
+        harvested(archive, tmp_path)
+
+
+def test_tokens_that_do_not_last_fail_the_harvest_and_the_next_one_goes_on(archive: Archive, tmp_path: Path) -> None:
+    expired = PAGE.format(body='<error code="badResumptionToken">gone</error>').encode()
+    archive.lies = {number: expired for number in range(2, 40, 2)}
+    with pytest.raises(OutageError, match="asked for anew"):
+        harvested(archive, tmp_path)
+    archive.lies = {len(archive.requests) + 1: expired}
+    assert sorted(set(harvested(archive, tmp_path))) == EVERYTHING
 
 
 def test_other_parameters_start_anew(archive: Archive, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 from datetime import UTC, date, datetime
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given, settings
@@ -110,26 +111,39 @@ WHOLE_OAI = oai_page(
 WHOLE_ATOM = atom_page(3, total=3).encode()
 
 
-@given(share=st.floats(0, 1))
-@settings(max_examples=300, deadline=None)
-def test_no_truncated_page_gives_a_record(share: float) -> None:
-    for whole, parse in (
-        (WHOLE_OAI, oai.parse_page),
-        (WHOLE_ATOM, lambda part: atom.parse_page(part, start=0, page_size=10)),
-    ):
-        cut = whole[: int(share * (len(whole) - 1))]
-        with pytest.raises(DamagedReplyError):
-            parse(reply(cut))
+def read(kind: str, body: bytes) -> oai.OaiPage | atom.AtomPage:
+    return oai.parse_page(reply(body)) if kind == "oai" else atom.parse_page(reply(body), start=0, page_size=10)
 
 
-@pytest.mark.slow
-def test_no_truncation_at_any_byte_gives_a_record() -> None:
-    for cut in range(len(WHOLE_OAI)):
+@pytest.mark.parametrize("kind", ["oai", "atom"])
+def test_no_truncation_at_any_byte_gives_a_record(kind: str) -> None:
+    whole = {"oai": WHOLE_OAI, "atom": WHOLE_ATOM}[kind]
+    read(kind, whole)
+    for cut in range(len(whole)):
         with pytest.raises(DamagedReplyError):
-            oai.parse_page(reply(WHOLE_OAI[:cut]))
-    for cut in range(len(WHOLE_ATOM)):
+            read(kind, whole[:cut])
+
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1).filter(str.strip)
+
+
+@given(title=words, abstract=words, n=st.integers(1, 5), share=st.floats(0, 1, exclude_max=True))
+@settings(max_examples=80, deadline=None)
+def test_pages_of_any_words_are_read_whole_or_not_at_all(title: str, abstract: str, n: int, share: float) -> None:
+    """Whatever the records say: a whole page gives all of them, any beginning of it none."""
+    record, entry = (
+        text.replace("Atoms of\n  MoS", escape(title) + "MoS").replace("We see", escape(abstract) + "We see")
+        for text in (RECORD, ENTRY)
+    )
+    records = [record.replace("{id}", f"2403.0000{number}").replace("{day}", "6") for number in range(n)]
+    entries = [entry.replace("{n}", str(number)) for number in range(n)]
+    feed = ATOM.replace("{total}", str(n)).replace("{start}", "0").replace("{entries}", "".join(entries))
+    for kind, whole in (("oai", oai_page(*records).encode()), ("atom", feed.encode())):
+        page = read(kind, whole)
+        found = page.records if isinstance(page, oai.OaiPage) else page.entries
+        assert [one.title.startswith(" ".join(title.split())) for one in found] == [True] * n
         with pytest.raises(DamagedReplyError):
-            atom.parse_page(reply(WHOLE_ATOM[:cut]), start=0, page_size=10)
+            read(kind, whole[: int(share * len(whole))])
 
 
 def test_a_whole_atom_page_gives_its_entries() -> None:

@@ -1,5 +1,6 @@
 """The transport against a real server on loopback that records every request."""
 
+import gzip
 import itertools
 import multiprocessing
 import threading
@@ -80,11 +81,13 @@ GOOD = (200, {}, b"good")
         (200, {"Content-Length": "400"}, b"go"),
         (200, {"Content-Encoding": "gzip"}, b"not gzip"),
         (302, {"Location": "/elsewhere"}, b""),
+        (302, {"Location": "http://127.0.0.1:port/"}, b""),
+        (200, {"Content-Encoding": "gzip"}, gzip.compress(bytes(3_000_000))),
     ],
 )
 def test_a_bad_reply_is_asked_for_again(server: Recorder, tmp_path: Path, bad: tuple) -> None:
     server.answers = [bad, bad, GOOD]
-    with Transport(parameters(), tmp_path, "0.1") as transport:
+    with Transport(parameters(maximum_bytes=2_000_000), tmp_path, "0.1") as transport:
         assert transport.get(f"{server.url}/oai?verb=Identify", whole) == b"good"
     assert len(server.requests) == 3
     assert all(seen["agent"] == "AtomVision-ingest/0.1 (mailto:curator@example.org)" for seen in server.requests)
