@@ -1,0 +1,247 @@
+"""Composite figures cut into panels along gutters and along straight edges.
+
+Belongs here: boxes from pixels, for a wanted number of panels. What the panels are called and what they show is in
+:mod:`atomvision_ml.literature.panel_images`.
+
+Every gutter (rows or columns of one flat colour across a block) and every edge across a block is a possible cut with a
+probability that it divides panels. A division is a tree of cuts; its probability is that of its cuts, and that no cut
+is left in its leaves. Of all divisions into n panels the likeliest is found by dynamic programming over blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from atomvision_ml.literature.text_reading import Box
+
+_TOLERANCE = 24
+"""Distance in grey values from a gutter's colour that JPEG makes."""
+
+_MOST_CUTS = 10
+"""Likeliest cuts of a block along one axis that are tried."""
+
+_LEAST_SHARE = 0.06
+"""Share of the image's edge below which a piece is no panel: letters, titles, scales."""
+
+_LEAST_STEP = 8
+"""Mean step in grey values across an edge between touching panels."""
+
+_SOLID = 0.85
+"""Share of a box that is not page where it is a picture and not a drawing."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A gutter or edge: ``axis`` 0 divides rows; what lies from ``start`` to ``end`` belongs to no side."""
+
+    axis: int
+    start: int
+    end: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Division:
+    """Boxes in reading order, and the probability that there are as many panels as boxes."""
+
+    boxes: tuple[Box, ...]
+    confidence: float
+
+
+def divide(image: np.ndarray, count: int) -> Division | None:
+    """The likeliest division into a number of panels; None where there is none.
+
+    Args:
+        image: uint8 [y, x, 3].
+        count: how many panels, at least 1.
+    """
+    blocks = _Blocks(image)
+    whole = blocks.trimmed((0, 0, image.shape[1], image.shape[0]))
+    options = blocks.divisions(whole, max(count + 2, 4))
+    if count not in options:
+        return None
+    total = sum(math.exp(score) for score, _ in options.values())
+    confidence = math.exp(options[count][0]) / total
+    return Division(tuple(reading_order([blocks.body(box) for box in options[count][1]])), confidence)
+
+
+def reading_order(boxes: list[Box]) -> list[Box]:
+    """Boxes row by row where rows can be divided, else column by column."""
+    if len(boxes) <= 1:
+        return boxes
+    for low, high in ((1, 3), (0, 2)):
+        ordered = sorted(boxes, key=lambda box, at=low: box[at])  # type: ignore[misc]
+        groups = [[ordered[0]]]
+        for box in ordered[1:]:
+            end = max(each[high] for each in groups[-1])
+            if box[low] >= end - 0.1 * min(end - groups[-1][0][low], box[high] - box[low]):
+                groups.append([box])
+            else:
+                groups[-1].append(box)
+        if len(groups) > 1:
+            return [box for group in groups for box in reading_order(group)]
+    return sorted(boxes, key=lambda box: (box[1], box[0]))
+
+
+class _Blocks:
+    """Blocks of an image with their cuts; profiles come from cumulative sums, in time linear in a block's edges."""
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.height, self.width = image.shape[:2]
+        self._page = _page_colour(image)
+        colours = {tuple(self._page), (255, 255, 255), (0, 0, 0)}
+        self._sums = {}
+        for colour in sorted(colours):
+            is_colour = (np.abs(image.astype(np.int16) - np.array(colour)) <= _TOLERANCE).all(axis=-1)
+            self._sums[colour] = (_cumulated(is_colour, 1), _cumulated(is_colour, 0))
+        grey = image.mean(axis=-1, dtype=np.float32)
+        self._steps = (
+            _cumulated(np.abs(np.diff(grey, axis=0)), 1, np.float32),
+            _cumulated(np.abs(np.diff(grey, axis=1)), 0, np.float32),
+        )
+        self._known: dict[tuple[Box, int], dict[int, tuple[float, list[Box]]]] = {}
+
+    def divisions(self, box: Box, most: int) -> dict[int, tuple[float, list[Box]]]:
+        """By number of panels up to ``most``: logarithm of the best probability, and the boxes."""
+        if (box, most) in self._known:
+            return self._known[box, most]
+        cuts = self.cuts(box)
+        left_over = max((cut.probability for cut in cuts), default=0.0)
+        options = {1: (math.log1p(-left_over), [box])}
+        if most > 1:
+            for cut in cuts:
+                first, second = self._sides(box, cut)
+                for (n, (score, boxes)), (m, (other_score, others)) in itertools.product(
+                    self.divisions(first, most - 1).items(), self.divisions(second, most - 1).items()
+                ):
+                    total = math.log(cut.probability) + score + other_score
+                    if n + m <= most and (n + m not in options or total > options[n + m][0]):
+                        options[n + m] = (total, boxes + others)
+        self._known[box, most] = options
+        return options
+
+    def cuts(self, box: Box) -> list[Cut]:
+        """Possible cuts of a block."""
+        return [
+            cut
+            for axis in (0, 1)
+            for cut in sorted([*self._gutters(box, axis), *self._edges(box, axis)], key=lambda cut: -cut.probability)[
+                :_MOST_CUTS
+            ]
+        ]
+
+    def trimmed(self, box: Box) -> Box:
+        """A box without margins of the page's colour; the box itself where it is all page."""
+        for axis in (0, 1):
+            filled = np.flatnonzero(self._share(box, axis, self._page) < 1)
+            if not len(filled):
+                return box
+            box = _with_span(box, axis, box[1 - axis] + int(filled[0]), box[1 - axis] + int(filled[-1]) + 1)
+        return box
+
+    def body(self, box: Box) -> Box:
+        """A box without letters beside a picture; drawings keep all that is theirs."""
+        for axis in (0, 1):
+            pieces = _pieces(self._share(box, axis, self._page) >= 1)
+            if len(pieces) < 2:
+                continue
+            start, end = max(pieces, key=lambda piece: piece[1] - piece[0])
+            inner = self.trimmed(_with_span(box, axis, box[1 - axis] + start, box[1 - axis] + end))
+            if self._solidity(inner) >= _SOLID:
+                box = inner
+        return box
+
+    def _solidity(self, box: Box) -> float:
+        return float(1 - self._share(box, 0, self._page).mean())
+
+    def _sides(self, box: Box, cut: Cut) -> tuple[Box, Box]:
+        low, high = (box[1], box[3]) if cut.axis == 0 else (box[0], box[2])
+        return self.trimmed(_with_span(box, cut.axis, low, cut.start)), self.trimmed(
+            _with_span(box, cut.axis, cut.end, high)
+        )
+
+    def _share(self, box: Box, axis: int, colour: tuple[int, ...]) -> np.ndarray:
+        """Share of a colour in each row (axis 0) or column of a block."""
+        left, top, right, bottom = box
+        sums = self._sums[tuple(colour)][axis]
+        if axis == 0:
+            return (sums[top:bottom, right].astype(float) - sums[top:bottom, left]) / (right - left)
+        return (sums[bottom, left:right].astype(float) - sums[top, left:right]) / (bottom - top)
+
+    def _gutters(self, box: Box, axis: int) -> Iterator[Cut]:
+        for colour in self._sums:
+            share = self._share(box, axis, colour)
+            pieces = _without_small(_pieces(share >= 1), self._least(axis))
+            for (_, end), (start, _) in itertools.pairwise(pieces):
+                beside = [1 - share[max(0, end - 3) : end].min(), 1 - share[start : start + 3].min()]
+                thickness = (start - end) / min(self.height, self.width)
+                is_page = colour == tuple(self._page)
+                evidence = -2.5 + 6 * min(beside) + 60 * min(thickness, 0.05) * is_page - (0 if is_page else 1.0)
+                offset = box[1 - axis]
+                yield Cut(axis, end + offset, start + offset, _probability(evidence))
+
+    def _edges(self, box: Box, axis: int) -> Iterator[Cut]:
+        """Rows or columns where grey values jump all along a block, without a gutter."""
+        from scipy import ndimage
+
+        left, top, right, bottom = box
+        least = self._least(axis)
+        if (bottom - top if axis == 0 else right - left) < 2 * least:
+            return
+        sums = self._steps[axis]
+        if axis == 0:
+            steps = (sums[top : bottom - 1, right] - sums[top : bottom - 1, left]) / (right - left)
+        else:
+            steps = (sums[bottom, left : right - 1] - sums[top, left : right - 1]) / (bottom - top)
+        footprint = np.ones(2 * (least // 2) + 1, bool)
+        footprint[least // 2 - 1 : least // 2 + 2] = False
+        nearby = ndimage.maximum_filter(steps, footprint=footprint, mode="nearest")
+        inside = slice(least, len(steps) - least)
+        ratio = steps[inside] / np.maximum(nearby[inside], 1)
+        for place in np.flatnonzero((ratio > 2) & (steps[inside] > _LEAST_STEP)):
+            at = least + int(place) + 1 + box[1 - axis]
+            yield Cut(axis, at, at, _probability(2 * (float(ratio[place]) - 3)))
+
+    def _least(self, axis: int) -> int:
+        return max(8, round(_LEAST_SHARE * (self.height, self.width)[axis]))
+
+
+def _page_colour(image: np.ndarray) -> tuple[int, ...]:
+    """The commonest colour of the image's border where it is flat, else white."""
+    border = np.concatenate((image[0], image[-1], image[:, 0], image[:, -1]))
+    values, counts = np.unique(border // 8, axis=0, return_counts=True)
+    if counts.max() < 0.3 * counts.sum():
+        return 255, 255, 255
+    chosen = (border // 8 == values[counts.argmax()]).all(axis=1)
+    return tuple(int(each) for each in np.median(border[chosen], axis=0))
+
+
+def _cumulated(values: np.ndarray, axis: int, kind: type = np.uint16) -> np.ndarray:
+    """Cumulative sums along an axis that begin with 0."""
+    sums = np.zeros(tuple(n + (i == axis) for i, n in enumerate(values.shape)), kind)
+    np.cumsum(values, axis=axis, dtype=kind, out=sums[:, 1:] if axis == 1 else sums[1:])
+    return sums
+
+
+def _with_span(box: Box, axis: int, start: int, end: int) -> Box:
+    return (box[0], start, box[2], end) if axis == 0 else (start, box[1], end, box[3])
+
+
+def _pieces(is_gutter: np.ndarray) -> list[tuple[int, int]]:
+    """Runs between gutters."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([True], is_gutter, [True])).astype(np.int8)))
+    return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _without_small(pieces: list[tuple[int, int]], least: int) -> list[tuple[int, int]]:
+    """Small pieces left out: letters, titles, numbers; what they belong to is decided by the cuts that remain."""
+    return [piece for piece in pieces if piece[1] - piece[0] >= least]
+
+
+def _probability(evidence: float) -> float:
+    return min(0.995, 1 / (1 + math.exp(-evidence)))

@@ -1,0 +1,116 @@
+"""Panels of composite figures in their images: box, kind of picture, scale bar.
+
+Belongs here: the reading of one image as a whole, made of :mod:`.panel_cuts`, :mod:`.pixel_kind` and
+:mod:`.scale_bars`, and which box bears which letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from atomvision_ml.literature.panel_cuts import divide
+from atomvision_ml.literature.pixel_kind import PixelKind, pixel_kind
+from atomvision_ml.literature.scale_bars import read_scale_bar
+from atomvision_ml.literature.text_reading import Box, ReadText
+
+_LARGEST_PX = 1600
+"""Edge to which larger images are reduced: gutters and letters survive it, memory stays bounded."""
+
+_LEAST_PX = 16
+_LEAST_CONFIDENCE = 0.2
+
+
+@dataclass(frozen=True)
+class PanelReading:
+    """What the image says of one panel; the fields are columns of ``literature/panels``."""
+
+    label: str
+    image_status: Literal["matched", "ambiguous", "unreadable", "absent"]
+    box_px: Box | None = None
+    box_confidence: float | None = None
+    image_kind: PixelKind | None = None
+    scale_bar_nm: float | None = None
+    scale_bar_source: Literal["image", "caption"] | None = None
+    scale_bar_px: float | None = None
+    scale_bar_confidence: float | None = None
+    pixel_size_nm: float | None = None
+
+
+def read_panels(
+    image: np.ndarray,
+    labels: Sequence[str],
+    stated_nm: Mapping[str, float | None],
+    read_text: ReadText | None = None,
+) -> list[PanelReading]:
+    """What an image says of the panels that its caption names.
+
+    Args:
+        image: uint8 [y, x, 3].
+        labels: of the panels in this image, as the caption writes them; ``[""]`` for a figure of one panel.
+        stated_nm: by label, the length that the caption states for the scale bar, in nm.
+        read_text: recogniser of :func:`atomvision_ml.literature.text_reading.open_text_reader`; without it lengths
+            come from the caption only, and boxes get their labels by reading order.
+
+    Returns:
+        One reading for each label, in the order of the labels.
+
+    Raises:
+        ValueError: no labels, or not an image of that form.
+    """
+    if not labels:
+        raise ValueError("labels: none is given; give [''] for a figure of one panel")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image: uint8 [y, x, 3] is wanted, not {image.dtype} of shape {image.shape}")
+    if min(image.shape[:2]) < _LEAST_PX:
+        return [PanelReading(label, "unreadable") for label in labels]
+    small, factor = _reduced(image)
+    division = divide(small, len(labels))
+    if division is None or (len(labels) > 1 and division.confidence < _LEAST_CONFIDENCE):
+        whole = (0, 0, image.shape[1], image.shape[0])
+        return [PanelReading(label, "ambiguous", whole, 0.0) for label in labels]
+    readings = []
+    for label, box in zip(labels, division.boxes, strict=True):
+        left, top, right, bottom = box
+        panel = small[top:bottom, left:right]
+        kind, _ = pixel_kind(panel)
+        confidence = division.confidence if len(labels) > 1 else 1.0
+        reading = PanelReading(label, "matched", _enlarged(box, factor, image.shape), confidence, kind)
+        if kind == "micrograph":
+            reading = _with_scale_bar(reading, panel, factor, stated_nm.get(label), read_text)
+        readings.append(reading)
+    return readings
+
+
+def _with_scale_bar(
+    reading: PanelReading, panel: np.ndarray, factor: int, stated_nm: float | None, read_text: ReadText | None
+) -> PanelReading:
+    bar = read_scale_bar(panel, read_text)
+    if bar is None or bar.is_reciprocal:
+        return replace(reading, scale_bar_nm=stated_nm, scale_bar_source="caption") if stated_nm else reading
+    length_nm = bar.length_nm or stated_nm
+    length_px = bar.length_px * factor
+    return replace(
+        reading,
+        scale_bar_nm=length_nm,
+        scale_bar_source=("image" if bar.length_nm else "caption") if length_nm else None,
+        scale_bar_px=length_px,
+        scale_bar_confidence=bar.confidence,
+        pixel_size_nm=length_nm / length_px if length_nm else None,
+    )
+
+
+def _reduced(image: np.ndarray) -> tuple[np.ndarray, int]:
+    """The image, averaged over squares of whole pixels if it is large, and the edge of these squares."""
+    from PIL import Image
+
+    factor = -(-max(image.shape[:2]) // _LARGEST_PX)
+    return (image, 1) if factor == 1 else (np.asarray(Image.fromarray(image).reduce(factor)), factor)
+
+
+def _enlarged(box: Box, factor: int, shape: tuple[int, ...]) -> Box:
+    left, top, right, bottom = (factor * each for each in box)
+    return left, top, min(right, shape[1]), min(bottom, shape[0])
