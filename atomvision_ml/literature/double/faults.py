@@ -77,6 +77,8 @@ STORM: tuple[Kind, ...] = (
     "redirect_loop",
     "empty_page",
     "short_page",
+    "expired_token",
+    "clock_skew",
 )
 """What passes if one asks again, and can be told from a good reply."""
 LOOP = "/redirected"
@@ -106,7 +108,7 @@ _PLACES: dict[Kind, re.Pattern[str]] = {
 }
 """Addresses that a kind fits; one that is not here fits all."""
 _SKEW = timedelta(days=3)
-_BOMB_BYTES = 128 * 2**20
+_BOMB_BYTES = 80 * 2**20
 _HUGE_PX = 20_000
 
 

@@ -7,6 +7,7 @@ the last byte was about to leave, so it can prove that a client has one request 
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 import threading
@@ -26,6 +27,9 @@ from atomvision_ml.literature.double.corpus_reader import Corpus, read_corpus
 from atomvision_ml.literature.double.faults import LOOP, Faults, Kind, skewed, spoiled
 
 Clock = Callable[[], datetime]
+
+_LOOK_S = 0.05
+"""How often a silent server looks whether it is to stop."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +109,27 @@ class Double:
     Attributes:
         corpus: what is served; may be exchanged while the server runs.
         log: of all requests.
+        faults: what goes wrong; may be exchanged too.
+        delay_s: time that each reply is held back, in seconds.
         url: address for pages and sources, without a final slash.
         oai_url, api_url: addresses of OAI-PMH and of the Atom API.
     """
 
     def __init__(
-        self, corpus: Corpus, port: int, faults: Faults | None, clock: Clock, page_records: int, log: RequestLog
+        self,
+        corpus: Corpus,
+        port: int,
+        *,
+        faults: Faults | None,
+        clock: Clock,
+        page_records: int,
+        delay_s: float,
+        log: RequestLog,
     ) -> None:
         self.corpus = corpus
         self.log = log
         self.faults = faults
+        self.delay_s = delay_s
         self.stopped = threading.Event()
         self._clock = clock
         self._page_records = page_records
@@ -180,6 +195,7 @@ def serve(
     faults: Faults | None = None,
     clock: Clock | None = None,
     page_records: int = oai_pmh.PAGE_RECORDS,
+    delay_s: float = 0.0,
     log: Path | None = None,
 ) -> Iterator[Double]:
     """Serve a corpus on loopback while the block runs.
@@ -190,6 +206,7 @@ def serve(
         faults: what goes wrong; None: nothing.
         clock: gives the time, UTC; None: the machine's.
         page_records: records of a page of OAI-PMH.
+        delay_s: time in seconds that each reply is held back, so that the log can tell requests that overlap.
         log: file that also gets the log, a line of JSON for each request.
 
     Raises:
@@ -197,7 +214,13 @@ def serve(
         OSError: the port is taken.
     """
     double = Double(
-        corpus or read_corpus(), port, faults, clock or (lambda: datetime.now(UTC)), page_records, RequestLog(log)
+        corpus or read_corpus(),
+        port,
+        faults=faults,
+        clock=clock or (lambda: datetime.now(UTC)),
+        page_records=page_records,
+        delay_s=delay_s,
+        log=RequestLog(log),
     )
     thread = threading.Thread(target=double.http.serve_forever, kwargs={"poll_interval": 0.01}, name="arxiv-double")
     thread.start()
@@ -230,8 +253,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, address: str, *, is_form: bool) -> None:
         began = time.monotonic()
         answer, kind = self.served.answer(address, is_form=is_form)
+        self.served.stopped.wait(self.served.delay_s)
         if answer.delivery == "silence":
-            self.served.stopped.wait(answer.silence_s)
+            self._be_silent(answer.silence_s)
         is_dropped = answer.delivery in ("silence", "reset")
         self.served.log.add(
             Request(
@@ -259,6 +283,13 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(ConnectionError):  # the client may have gone
             self.wfile.write(answer.body[:n_bytes])
             self.wfile.flush()
+
+    def _be_silent(self, duration_s: float) -> None:
+        """Wait until the time is over, the client hangs up, or the server stops."""
+        end = time.monotonic() + duration_s
+        while (rest := end - time.monotonic()) > 0 and not self.served.stopped.is_set():
+            if select.select([self.connection], [], [], min(rest, _LOOK_S))[0]:
+                return
 
     def _drop(self) -> None:
         """End the connection with a reset, not with an orderly goodbye."""
