@@ -40,6 +40,8 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SOURCES = ("prototypes",)
 
+pytestmark = pytest.mark.timeout(1800)  # the graph is one fixture, and other programs may use the machine
+
 
 @dataclass
 class Graph:
