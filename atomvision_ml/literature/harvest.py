@@ -30,7 +30,7 @@ Progress = Callable[[int, "int | None"], None]
 
 OVERLAP = timedelta(days=1)
 """Datestamps are days: what changed later on the watermark's day must be asked for once more."""
-_MAXIMUM_RESTARTS = 5
+_MAXIMUM_LISTS = 6
 
 
 class HarvestParameters(BaseModel):
@@ -58,6 +58,7 @@ class _State(BaseModel):
     next_url: str | None
     began_at: datetime | None = None
     last_day: date
+    first_page: int = Field(default=1, description="Of those in which records may have moved unnoticed.")
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,7 @@ class Harvest:
     def records(self) -> Iterator[oai.OaiRecord]:
         """All records, page by page; one that changed during the harvest may come twice."""
         for number in range(1, self.n_pages + 1):
-            path = page_path(self.folder, number)
-            body = gzip.decompress(path.read_bytes())
-            yield from oai.parse_page(Reply(path.name, 200, {}, body)).records
+            yield from _kept(self.folder, number)
 
 
 def harvest(
@@ -91,38 +90,75 @@ def harvest(
     Args:
         transport: the way to the server.
         parameters: what is harvested; other ones start the folder anew.
-        folder: of the raw pages and of what is known after each.
+        folder: of the raw pages and of what is known after each; to be removed when the harvest is committed, because
+            a complete one in it is not fetched again.
         progress: called with (records so far, None).
 
     Raises:
-        OutageError: the server gives no good reply, or its tokens do not last; what came before is kept for the next
-            attempt.
+        OutageError: the server gives no good reply, its tokens do not last, or its records move all the time; what
+            came before is kept for the next attempt.
         RefusedError: the server refuses.
     """
     state = _resumed(folder, parameters)
-    n_records = n_restarts = 0
-    while state.next_url is not None:
-        try:
-            reply, page = transport.get(state.next_url, partial(_read, state))
-        except oai.ExpiredTokenError as error:
-            if n_restarts >= _MAXIMUM_RESTARTS:
-                raise OutageError(f"after {n_restarts} lists asked for anew: {error}") from error
-            log.warning("%s; going on from %s", error, state.last_day)
-            again = oai.list_url(parameters.base_url, parameters.set_name, state.last_day)
-            state, n_restarts = state.model_copy(update={"next_url": again}), n_restarts + 1
-            continue
-        state = _after(state, reply, page, folder)
-        n_records += len(page.records)
-        if progress is not None:
-            progress(n_records, None)
-    began = state.began_at or datetime.now(UTC)
-    watermark = max(min(state.last_day, began.date()), parameters.watermark or oai.EARLIEST_DAY)
-    return Harvest(folder, state.n_pages, watermark)
+    for _ in range(_MAXIMUM_LISTS):
+        state = _listed(transport, state, folder, progress or (lambda done, total: None))
+        if state.next_url is None:
+            began = state.began_at or datetime.now(UTC)
+            watermark = max(min(state.last_day, began.date()), parameters.watermark or oai.EARLIEST_DAY)
+            return Harvest(folder, state.n_pages, watermark)
+    raise OutageError(f"{state.next_url}: in {_MAXIMUM_LISTS} lists tokens did not last or records kept moving")
 
 
 def page_path(folder: Path, number: int) -> Path:
     """File of a raw page, counted from 1."""
     return folder / f"{number:06d}.xml.gz"
+
+
+def _listed(transport: Transport, state: _State, folder: Path, progress: Progress) -> _State:
+    """Read a list to its end; the state then has the list to go on with, if another one is needed."""
+    n_records = 0
+    try:
+        while state.next_url is not None:
+            reply, page = transport.get(state.next_url, partial(_read, state))
+            state = _after(state, reply, page, folder)
+            n_records += len(page.records)
+            progress(n_records, None)
+    except oai.ExpiredTokenError as error:
+        log.warning("%s; going on from %s", error, state.last_day)
+        return _anew(state, state.last_day, state.first_page)
+    day = _first_moved(state, folder)
+    if day is None:
+        return state
+    log.warning("records of %s and later moved while the list was read: it is read again from there", day)
+    return _anew(state, day, state.n_pages + 1)
+
+
+def _anew(state: _State, since: date, first_page: int) -> _State:
+    first = oai.list_url(state.parameters.base_url, state.parameters.set_name, since)
+    return state.model_copy(update={"next_url": first, "first_page": first_page})
+
+
+def _first_moved(state: _State, folder: Path) -> date | None:
+    """The first day that lost a record to a later one while the list was read; None if none did.
+
+    A token counts the records before the next page. Where one of them has gone to the end of the list meanwhile, the
+    page begins one too late and a record is never shown. The one that went is seen twice.
+    """
+    if state.began_at is None:
+        return None
+    changed, first = set(), None
+    for number in range(state.n_pages, state.first_page - 1, -1):
+        for record in _kept(folder, number):
+            if record.datestamp >= state.began_at.date():
+                changed.add(record.arxiv_id)
+            elif record.arxiv_id in changed:
+                first = min(first or record.datestamp, record.datestamp)
+    return first
+
+
+def _kept(folder: Path, number: int) -> tuple[oai.OaiRecord, ...]:
+    path = page_path(folder, number)
+    return oai.parse_page(Reply(path.name, 200, {}, gzip.decompress(path.read_bytes()))).records
 
 
 def _read(state: _State, reply: Reply) -> tuple[Reply, oai.OaiPage]:
