@@ -1,4 +1,5 @@
 # Every target builds .venv by itself. TORCH=default takes the platform's own torch instead of the CPU build.
+# CONFIG=file.yaml gives `make full` parameters that differ from those of its size.
 PYTHON ?= python3
 TORCH ?= cpu
 PORT ?= 3000
@@ -26,7 +27,7 @@ demo: $(VENV)/.base $(DAGSTER_HOME)/dagster.yaml ## Materialise the whole graph 
 	$(BIN)/python -m dagster_project.run demo
 
 full: $(VENV)/.base $(DAGSTER_HOME)/dagster.yaml ## The same on the real databases found under ATOMVISION_SOURCES
-	$(BIN)/python -m dagster_project.run full
+	$(BIN)/python -m dagster_project.run full $(if $(CONFIG),--config $(CONFIG))
 
 ui: $(VENV)/.base $(DAGSTER_HOME)/dagster.yaml ## Dagster's webserver and daemon on this machine's loopback
 	ATOMVISION_AUTOMATION=RUNNING $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import dagster as dg
 import typer
+import yaml
 from dagster._core.errors import DagsterHomeNotSetError
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +28,7 @@ from rich.text import Text
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.store import SKIP_UNCHANGED_TAG, Store
 from atomvision_ml.evaluation.protocol import PROTOCOLS
+from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.schemas.vocabulary import MODELS, SOURCES
 from atomvision_ml.settings import settings
 from atomvision_ml.storage.keys import CATALOG_WAREHOUSE
@@ -342,7 +345,7 @@ def _gallery(lake: Lake) -> list[str]:
     return [str(lake.blob(blob) / "index.html") for blob in blobs]
 
 
-def run(size: Size, is_forced: bool, console: Console) -> int:
+def run(size: Size, is_forced: bool, console: Console, config: Mapping[str, Mapping[str, Any]] | None = None) -> int:
     """Run everything; the exit code."""
     definitions = build_definitions(settings())
     store: Store = (definitions.resources or {})["store"]
@@ -356,7 +359,7 @@ def run(size: Size, is_forced: bool, console: Console) -> int:
     with instance:
         if ended := end_killed_runs(instance):
             console.print(f"{ended} run(s) of a killed terminal are now marked as failed")
-        runner = Runner(definitions, instance, size, is_forced=is_forced)
+        runner = Runner(definitions, instance, size, is_forced=is_forced, config=config)
         sources = SOURCES if size is Size.full else ("prototypes",)
         try:
             for step in plan(definitions, sources):
@@ -371,16 +374,39 @@ def run(size: Size, is_forced: bool, console: Console) -> int:
     return int(any(outcome.state in (State.FAILED, State.BLOCKED) for outcome in runner.outcomes.values()))
 
 
+def read_config(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Parameters by asset key from a YAML file; none without a file.
+
+    Raises:
+        typer.BadParameter: the file is not such a mapping, or names an asset that there is not.
+    """
+    if path is None:
+        return {}
+    try:
+        chosen = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise typer.BadParameter(f"{path} is no YAML: {error}") from error
+    if not isinstance(chosen, dict) or not all(isinstance(values, dict) for values in chosen.values()):
+        raise typer.BadParameter(f"{path} must hold parameters by asset key, such as models/segmenter: {{epochs: 8}}")
+    if unknown := sorted(set(chosen) - set(TABLES)):
+        raise typer.BadParameter(f"{path} names {', '.join(unknown)}, which no asset is called")
+    return chosen
+
+
 def main(
     size: Annotated[Size, typer.Argument(help="demo: the embedded structures; full: all four databases.")],
     force: Annotated[bool, typer.Option("--force", help="Compute also what is unchanged.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="YAML file of parameters by asset key that differ."),
+    ] = None,
 ) -> None:
     """Materialise the whole asset graph, then show results, pictures and what to do next.
 
     What was published before from the same inputs, parameters and code is left as it is, so a run that was stopped
     goes on where it was. A partition that fails is reported, the others go on, and the exit code is 1.
     """
-    raise typer.Exit(run(size, force, Console()))
+    raise typer.Exit(run(size, force, Console(), read_config(config)))
 
 
 if __name__ == "__main__":

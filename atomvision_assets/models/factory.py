@@ -46,6 +46,7 @@ class ModelAssets:
         config: the model's parameters as run config, with its ``size``.
         train: makes the checkpoint.
         predict: judges it on the hold-out, together with its baselines.
+        predict_further: judges the trainings with further seeds, without baselines; None: as ``predict`` does.
         code_version: of training, written by hand.
         prediction_code_version: of predictions and baselines, written by hand.
         kinds: badges of the model asset.
@@ -65,6 +66,7 @@ class ModelAssets:
     is_gpu: bool = False
     full: Mapping[str, Any] = field(default_factory=dict)
     full_seeds: int = 3
+    predict_further: Predict | None = None
     train_deps: Sequence[str] = ()
     predict_deps: Sequence[str] = ()
 
@@ -161,8 +163,10 @@ def _predictions(spec: ModelAssets) -> dg.AssetsDefinition:
             items, training = holdout.collect(), training_set.collect()
             parts = []
             for model in models.sort("is_checkpoint", "seed", descending=[True, False]).collect().to_dicts():
-                answers = spec.predict(work, items, training, model["model_id"], work.lake.blob(model["blob"]))
-                parts.append(answers if model["is_checkpoint"] else answers.filter(pc.field("role") == "model"))
+                is_first = model["is_checkpoint"]
+                predict = spec.predict if is_first else spec.predict_further or spec.predict
+                answers = predict(work, items, training, model["model_id"], work.lake.blob(model["blob"]))
+                parts.append(answers if is_first else answers.filter(pc.field("role") == "model"))
             rows = pa.concat_tables(parts)
             return Product(rows, audits=[_every_item(rows, items, registered.task)])
 

@@ -90,6 +90,7 @@ conv_autoencoder, predictions_conv_autoencoder = model_assets(
         config=ConvAutoencoderConfig,
         train=_train(ConvAutoencoderParameters),
         predict=_predict(baselines=True),
+        predict_further=_predict(baselines=False),
         code_version="1",
         prediction_code_version="1",
         kinds={"pytorch", "parquet"},

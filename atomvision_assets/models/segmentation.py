@@ -82,6 +82,7 @@ segmenter, predictions_segmenter = model_assets(
         config=SegmenterConfig,
         train=partial(_train_segmenter, chosen=SegmenterParameters),
         predict=partial(_predict_segmentation, has_baselines=True),
+        predict_further=partial(_predict_segmentation, has_baselines=False),
         code_version="1",
         prediction_code_version="2",
         kinds={"pytorch", "parquet"},

@@ -95,6 +95,7 @@ super_resolver, predictions_super_resolver = model_assets(
         config=SuperResolverConfig,
         train=_train_super_resolver,
         predict=partial(_predict, has_baselines=True),
+        predict_further=partial(_predict, has_baselines=False),
         code_version="1",
         prediction_code_version="1",
         kinds={"pytorch", "parquet"},

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import typer
 from rich.console import Console
 
 from atomvision_assets.declare import asset_key_of
@@ -34,10 +35,12 @@ from dagster_project.run import (
     Size,
     State,
     Step,
+    _config_fields,
     _headlines,
     _leaderboard,
     end_killed_runs,
     plan,
+    read_config,
 )
 
 ROOT_FOLDER = Path(__file__).parents[3]
@@ -259,3 +262,26 @@ def test_interrupted_demo_stops_at_once_and_leaves_no_run_behind(tmp_path: Path)
     assert "goes on from here" in said
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.FAILURE}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT_FOLDER / "dagster_project/deploy").glob("full_*.yaml")), ids=lambda path: path.stem
+)
+def test_configurations_that_travel_with_the_package_are_taken_by_their_assets(
+    path: Path, definitions: dg.Definitions
+) -> None:
+    job = definitions.resolve_job_def("refresh_models")
+    for key, values in read_config(path).items():
+        assert set(values) <= _config_fields(job, "__".join(asset_key_of(key).path)), key
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("- 1", "must hold"), ("models/none: {epochs: 1}", "models/none"), ("a: [", "no YAML")],
+    ids=["list", "unknown", "broken"],
+)
+def test_a_bad_configuration_is_refused_with_the_reason(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(typer.BadParameter, match=words):
+        read_config(path)
