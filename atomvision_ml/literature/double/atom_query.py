@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from atomvision_ml.literature.atom import MAXIMUM_DEPTH, MAXIMUM_PAGE, NAMESPACES
-from atomvision_ml.literature.double.corpus_reader import Corpus, HeldPaper, HeldVersion
-from atomvision_ml.literature.identifiers import parse_arxiv_id
+from atomvision_ml.literature.double.corpus_reader import NAME, Corpus, HeldPaper, HeldVersion
 
 if TYPE_CHECKING:
     from lxml import etree
@@ -151,6 +150,8 @@ def _term(token: str) -> Test:
     if prefix not in _FIELDS:
         raise QueryError(f"there is no field {prefix}")
     phrase = f" {_normal(words)} "
+    if phrase.isspace():
+        raise QueryError(f"{token} asks for no word")
     return lambda paper: phrase in f" {_normal(_FIELDS[prefix](paper))} "
 
 
@@ -212,13 +213,12 @@ def _found(corpus: Corpus, asked: Asked) -> list[Found]:
 def _named(corpus: Corpus, names: Sequence[str]) -> list[Found]:
     found = []
     for words in names:
-        try:
-            name = parse_arxiv_id(words)
-        except ValueError:
-            raise QueryError(f"incorrect id format for {words}") from None
-        paper = corpus.by_id.get(name.base)
-        if paper is not None and (name.version or 1) <= len(paper.versions):
-            found.append((paper, paper.versions[name.version - 1] if name.version else paper.newest))
+        match = re.fullmatch(NAME, words)
+        if match is None:
+            raise QueryError(f"incorrect id format for {words}")
+        paper = corpus.by_id.get(match["base"])
+        if paper is not None and int(match["version"] or 1) <= len(paper.versions):
+            found.append((paper, paper.versions[int(match["version"] or 0) - 1]))
     return found
 
 

@@ -21,6 +21,8 @@ from atomvision_ml.literature.oai import EARLIEST_DAY
 
 CORPUS = Path(__file__).parent / "corpus"
 """The corpus that comes with this package."""
+NAME = r"(?P<base>\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})(?:v(?P<version>[1-9]\d*))?"
+"""How requests name a paper: as an identifier looks like, whether or not there can be such a month."""
 
 
 def _utc(moment: datetime) -> datetime:

@@ -12,14 +12,13 @@ from html import escape
 from pathlib import Path
 
 from atomvision_ml.literature.double.answers import HTML, Answer, page
-from atomvision_ml.literature.double.corpus_reader import Corpus, HeldPaper
+from atomvision_ml.literature.double.corpus_reader import NAME, Corpus, HeldPaper
 from atomvision_ml.literature.identifiers import ArxivId
 
-_NAME = r"(?P<base>\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})(?:v(?P<version>[1-9]\d*))?"
-_PAGE = re.compile(rf"/html/{_NAME}(?:/(?P<path>.*))?")
-_SOURCE = re.compile(rf"/src/{_NAME}")
-_OLD_SOURCE = re.compile(rf"/e-print/(?P<name>{_NAME})")
-_ABSTRACT = re.compile(rf"/abs/{_NAME}")
+_PAGE = re.compile(rf"/html/{NAME}(?:/(?P<path>.*))?")
+_SOURCE = re.compile(rf"/src/{NAME}")
+_OLD_SOURCE = re.compile(rf"/e-print/(?P<name>{NAME})")
+_ABSTRACT = re.compile(rf"/abs/{NAME}")
 _ROBOTS = b"User-agent: *\nDisallow: /api/\nDisallow: /pdf/\nCrawl-delay: 15\n"
 
 
