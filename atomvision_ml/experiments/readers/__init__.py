@@ -1,0 +1,1 @@
+"""Readers of microscopes' files, one module a format; :mod:`.registry` lists them."""
