@@ -168,10 +168,11 @@ def _divide_leading(text: str, clause: _Clause, limit: int, words: dict[str, _Wo
     pieces = [text[mark.end : end].strip(_EDGE) for mark, end in zip(marks, ends, strict=True)]
     for place, (mark, piece) in enumerate(zip(marks, pieces, strict=True)):
         shared = [] if is_first or not head else [head]
-        if place + 1 < len(pieces) and _ENDS_WITH_AND.search(piece) and not _OBJECT.search(piece):
+        own = _ENDS_WITH_AND.sub("", piece).strip(_EDGE) if piece.endswith(("and", "&")) else piece
+        if place + 1 < len(pieces) and own != piece and not _OBJECT.search(piece):
             shared.append(pieces[place + 1])
         for label in mark.labels:
-            words[label].own.append(_ENDS_WITH_AND.sub("", piece).strip(_EDGE))
+            words[label].own.append(own)
             words[label].shared += shared
 
 

@@ -134,7 +134,7 @@ def _tokens(text: str) -> tuple[re.Match[str], ...]:
 def _formulas(text: str, constituents: frozenset[str]) -> Iterator[_Find]:
     systems = [
         (match.start(), match.end(), system)
-        for match in _SYSTEM.finditer(text)
+        for match in (_SYSTEM.finditer(text) if "-" in text or "–" in text else ())
         if (system := chemical_system(match[1])) and _is_alloy(match[1], text[match.end() : match.end() + _REACH])
     ]
     for start, end, system in systems:
@@ -156,9 +156,10 @@ def _named(text: str, constituents: frozenset[str]) -> Iterator[_Find]:
     found = list(_WORD.finditer(text))
     words = [match[0].lower() for match in found]
     skip = 0
-    for place, word in enumerate(words):
-        if place < skip or word not in longest:
+    for place in [place for place, word in enumerate(words) if word in longest]:
+        if place < skip:
             continue
+        word = words[place]
         for length in range(min(longest[word], len(words) - place), 0, -1):
             name = " ".join(words[place : place + length])
             formula = names.get(name)

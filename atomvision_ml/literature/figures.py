@@ -42,5 +42,7 @@ class SourceFigure(BaseModel):
 
 def plain_text(text: str) -> str:
     """One line of text: Unicode in its composed form, one kind of minus and space, sub- and superscripts spelt out."""
+    if text.isascii():
+        return " ".join(text.split())
     spelt = _SUPERSCRIPT.sub(lambda match: "^" + match[1].translate(_FROM_SUPERSCRIPT), text.translate(_DIGITS))
     return " ".join(unicodedata.normalize("NFC", spelt.translate(_SPELLING)).split())

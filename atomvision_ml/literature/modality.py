@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.literature.captions import CaptionParts, PanelText
 from atomvision_ml.literature.panel_labels import references
+from atomvision_ml.literature.word_finder import WordFinder
 
 Modality = Literal["STM", "STEM", "HRTEM", "TEM", "SEM", "AFM", "diffraction", "plot", "schematic", "other"]
 
@@ -31,11 +32,13 @@ _OPEN = ("probe", "field", "fine", "electron", "simulation", "image", "motif", "
 _INSET = re.compile(
     r"\([^()]*\b[Ii]nsets?\b[^()]*\)|\b[Ii]nsets?\b[^.;]*(?:[.;]|$)|\b(?:upper|lower) (?:left|right|corner)\b[^.;]*"
 )
-_DULL = (
-    r"(?:(?:\d+(?![dDθ2])|of|the|and|in|at|to|with|for|is|are|by|on|an|from|nm|a|after|which|were|was|that|this|its|their|"
-    r"into|between|under|grown|taken|shown|showing|white|black|arrows?|islands?|films?|particles?|nanowires?|respectively|"
-    r"min|[VKT]|pA|nA|mV|meV|kV)\b(?![(-])|[A-Z][a-z]?\d|[A-Z][a-z]\()"
+_DULL_WORDS = (
+    r"\d+(?![dDθ2])|of|the|and|in|at|to|with|for|is|are|by|on|an|from|nm|a|after|which|were|was|that|this|its|their|into|"
+    "between|under|grown|taken|shown|showing|white|black|arrows?|islands?|films?|particles?|nanowires?|respectively|"
+    "min|[VKT]|pA|nA|mV|meV|kV"
 )
+_DULL = (*(rf"(?:{word})\b(?![(-])" for word in _DULL_WORDS.split("|")), r"[A-Z][a-z]?\d", r"[A-Z][a-z]\(")
+"""What begins no word of a modality."""
 _COMPOUND = re.compile(r"[ -](?:(?!of|and|with|from|in|on|at|by|or|the|for)[a-z]+ )?")
 _CAPITALISED = re.compile(r"\b[A-Z](?=[a-z]{2})")
 
@@ -78,7 +81,7 @@ def panel_modalities(parts: CaptionParts) -> list[PanelModality]:
         parts: the caption, divided.
     """
     preamble = _hits(parts.preamble)
-    own = {panel.text: _hits(_INSET.sub(" ", panel.text)) for panel in parts.panels}
+    own = {panel.text: _hits(_without_insets(panel.text)) for panel in parts.panels}
     named = [hit.kind for hits in own.values() for hit in hits if hit.kind not in _OPEN]
     labels = [panel.label for panel in parts.panels]
     found: dict[str, PanelModality] = {}
@@ -175,6 +178,10 @@ class _Context:
             or next((each.kind for each in _hits(self.panel.remarks) if each.kind in IMAGES), None)
             or next((kind for kind in self.named if kind in IMAGES), None)
         )
+
+
+def _without_insets(text: str) -> str:
+    return _INSET.sub(" ", text) if "nset" in text or "upper " in text or "lower " in text else text
 
 
 def _named(panel: PanelText, name: str, confidence: float) -> PanelModality:
@@ -284,8 +291,8 @@ def _hits(text: str) -> list[_Hit]:
     clean = _CAPITALISED.sub(_lower, without_namesakes(text))
     vocabulary = _vocabulary()
     hits: list[_Hit] = []
-    for match in vocabulary.words.finditer(clean):
-        hit = _Hit(match.start(), match.end(), vocabulary.kinds[match.lastindex or 0], match[0])
+    for start, end, kind in vocabulary.words.find(clean):
+        hit = _Hit(start, end, kind, clean[start:end])
         if hits and _is_head(hits[-1], hit, clean):
             hits.pop()
         hits.append(hit)
@@ -307,8 +314,7 @@ def _lower(match: re.Match[str]) -> str:
 class _Vocabulary:
     """The words, compiled."""
 
-    words: re.Pattern[str]
-    kinds: tuple[str, ...]
+    words: WordFinder
     techniques: re.Pattern[str]
     namesakes: re.Pattern[str]
     suspicious: re.Pattern[str]
@@ -321,11 +327,9 @@ def _vocabulary() -> _Vocabulary:
     import yaml
 
     words: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "modalities.yaml").read_text(encoding="utf-8"))
-    groups = "|".join(f"({'|'.join(each['words'])})" for each in words["modalities"])
     named = "|".join(f"({'|'.join(words['techniques'][name])})" for name in MICROSCOPY)
     return _Vocabulary(
-        words=re.compile(rf"(?<!\w)(?!{_DULL})(?:{groups})(?!\w)"),
-        kinds=("", *(each["is"] for each in words["modalities"])),
+        words=WordFinder([(each["is"], each["words"]) for each in words["modalities"]], unless=_DULL),
         techniques=re.compile(rf"(?<!\w)(?:{named})(?!\w)"),
         namesakes=re.compile(rf"(?<![A-Za-z])(?=[A-Za-z±])(?:{'|'.join(words['namesakes'])})"),
         suspicious=re.compile(

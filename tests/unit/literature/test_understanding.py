@@ -1,5 +1,6 @@
 """Panels, modalities and chemistry of captions: the rules, one by one."""
 
+import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -311,6 +312,13 @@ def test_scores_on_the_open_captions_stay_above_the_targets(capsys: pytest.Captu
     assert 0 < len(wrong) < len(labelled) / 4
     main(["--failures"])
     assert wrong[0].splitlines()[0] in capsys.readouterr().out
+
+
+def test_answers_are_those_that_were_scored() -> None:
+    """Work on speed must not change an answer; who changes the rules scores them anew and writes the new digest."""
+    answers = [understand(caption["caption"]).model_dump_json() for caption in read_labelled()]
+    digest = hashlib.sha256("".join(f"{answer}\n" for answer in answers).encode()).hexdigest()
+    assert digest == "a78dbc1cd8442ad7f0c00213d0c7c2ee22d7dc57766fb363a3bd4fd47848b969"
 
 
 def test_scores_fall_where_the_truth_is_another() -> None:
