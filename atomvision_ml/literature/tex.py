@@ -45,11 +45,15 @@ def _pairs(words: str) -> dict[str, str]:
 
 
 _SYMBOLS = _pairs("""
-alpha α beta β gamma γ delta δ theta θ lambda λ mu μ sigma σ pi π tau τ omega ω Gamma Γ Delta Δ Sigma Σ Omega Ω AA Å
+alpha α beta β gamma γ delta δ epsilon ϵ varepsilon ε zeta ζ eta η theta θ iota ι kappa κ lambda λ mu μ nu ν xi ξ pi π
+rho ρ sigma σ tau τ upsilon υ phi ϕ varphi φ chi χ psi ψ omega ω Gamma Γ Delta Δ Theta Θ Lambda Λ Xi Ξ Pi Π Sigma Σ
+Upsilon Υ Phi Φ Psi Ψ Omega Ω AA Å
 aa å degree ° circ ° times × pm ± mp ∓ sim ∼ approx ≈ leq ≤ geq ≥ le ≤ ge ≥ to → rightarrow → langle ⟨ rangle ⟩
 parallel ∥ perp ⊥ cdot · ldots … dots … ss ß o ø O Ø ae æ AE Æ l ł textmu μ micro μ bar - overline - textdegree °
 angstrom Å infty ∞ prime ′ textendash – textemdash —
 """) | dict.fromkeys(("quad", "qquad", "newline", "par"), " ")
+_PRINTED_BRACES = "\ue000\ue001"
+"""Stand for braces of the text while those of TeX are removed."""
 _ACCENT_NAMES = "`'^~\"=.cvuHkr"
 _ACCENT_MARKS = "\u0300\u0301\u0302\u0303\u0308\u0304\u0307\u0327\u030c\u0306\u030b\u0328\u030a"
 _ACCENTS = dict(zip(_ACCENT_NAMES, _ACCENT_MARKS, strict=True))
@@ -125,16 +129,18 @@ def tex_to_text(tex: str) -> str:
     """Plain text of a piece of TeX: subscripts on the line, superscripts after ``^``, formulas without their signs."""
     text = _SILENT.sub(" ", tex)
     text = re.sub(r"\\\\(\[[^\]]*\])?", " ", text)
+    text = text.replace("\\{", _PRINTED_BRACES[0]).replace("\\}", _PRINTED_BRACES[1])
     text = re.sub(r"\\([`'^~\"=.])\s*(?:\{\s*\\?([A-Za-z])\s*\}|\\?([A-Za-z]))", _accent, text)
     text = re.sub(r"\\([cvuHkr])\s*(?:\{\s*\\?([A-Za-z])\s*\}|\s\\?([A-Za-z]))", _accent, text)
     text = re.sub(r"\\([A-Za-z]+)\*?", lambda match: _SYMBOLS.get(match[1], ""), text)
     text = re.sub(r"\\([,;:!/])", lambda match: " " if match[1] in ",;:" else "", text)
-    text = re.sub(r"\\([%&#_$ {}])", r"\1", text)
+    text = re.sub(r"\\([%&#_$ ])", r"\1", text)
     text = text.replace("---", "—").replace("--", "–").replace("``", "“").replace("''", "”").replace("~", " ")
     text = re.sub(r"\^\s*\{\s*°\s*\}|\^\s*°", "°", text)
     text = re.sub(r"_\s*\{([^{}]*)\}|_\s*(.)", lambda match: (match[1] or match[2] or "").strip(), text)
     text = re.sub(r"\^\s*\{([^{}]*)\}", lambda match: "^" + match[1].strip(), text)
-    return plain_text(re.sub(r"[{}$]", "", text))
+    text = re.sub(r"[{}$]", "", text)
+    return plain_text(text.replace(_PRINTED_BRACES[0], "{").replace(_PRINTED_BRACES[1], "}"))
 
 
 def _prepared(members: Mapping[str, str]) -> tuple[str, list[str]]:
