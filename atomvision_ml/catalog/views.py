@@ -186,4 +186,51 @@ FROM structures.materials GROUP BY ALL
 """,
 )
 
-VIEWS = (LEADERBOARD, STEM_ATOMS, STEM_COLUMNS, SOURCE_SUMMARY, LATTICE_COUNTS, OVERLAPS)
+SIMULATED_MATERIALS = View(
+    name="literature.simulated_materials",
+    description=(
+        "Panels of papers, and the materials of equal composition of which there are simulated images; one row for "
+        "each pair. Only newest versions, nothing of withdrawn papers. A composition does not tell the structure: a "
+        "bulk crystal and a sheet of it have the same."
+    ),
+    bases=(
+        "literature/papers",
+        "literature/figures",
+        "literature/panels",
+        "literature/mentions",
+        "structures/materials",
+        "images/stem",
+    ),
+    columns=(
+        Column(name="arxiv_id", type=S, description="Paper."),
+        Column(name="title", type=S, description="Its title."),
+        Column(name="paper_url", type=S, description="Its page."),
+        Column(name="figure_id", type=S, description="Figure of literature.figures."),
+        Column(name="number", type=S, nullable=True, description="Number of the figure as printed."),
+        Column(name="label", type=S, description="Letter of the panel; empty in a figure of one panel."),
+        Column(name="modality", type=S, description="What the panel shows, e.g. `STEM`; see literature.panels."),
+        Column(name="formula", type=S, description="Material as the caption has it, normalised."),
+        Column(name="role", type=S, description="Its part in the panel; see literature.mentions."),
+        Column(name="reduced_formula", type=S, description="Composition by which the two are matched."),
+        Column(name="material_id", type=S, description="Material of structures.materials."),
+        Column(name="n_images", type=I64, description="Its simulated images."),
+    ),
+    sql="""
+WITH simulated AS (
+    SELECT material.material_id, material.reduced_formula, count(*) AS n_images
+    FROM (SELECT material_id, reduced_formula, unnest(slab_ids) AS slab_id FROM structures.materials) AS material
+    JOIN images.stem USING (slab_id) GROUP BY ALL
+)
+SELECT paper.arxiv_id, paper.title, figure.paper_url, figure.figure_id, figure.number, panel.label, panel.modality,
+       mention.formula, mention.role, simulated.reduced_formula, simulated.material_id, simulated.n_images
+FROM literature.mentions AS mention
+JOIN simulated USING (reduced_formula)
+JOIN literature.panels AS panel USING (panel_id)
+JOIN literature.figures AS figure ON figure.figure_id = panel.figure_id
+JOIN literature.papers AS paper ON paper.arxiv_id = figure.arxiv_id
+WHERE figure.is_current AND NOT paper.is_withdrawn
+ORDER BY paper.arxiv_id, figure.place, panel.label, mention.formula, simulated.material_id
+""",
+)
+
+VIEWS = (LEADERBOARD, STEM_ATOMS, STEM_COLUMNS, SOURCE_SUMMARY, LATTICE_COUNTS, OVERLAPS, SIMULATED_MATERIALS)

@@ -380,3 +380,32 @@ def test_table_rows_count_what_is_there(lake: Lake) -> None:
     assert (rows["images.stem"]["n_rows"], rows["images.stem"]["is_materialised"]) == (2, True)
     assert (rows["images.stem_atoms"]["n_rows"], rows["images.stem_atoms"]["is_materialised"]) == (4, True)
     assert (rows["structures.slabs"]["n_rows"], rows["structures.slabs"]["is_materialised"]) == (0, False)
+
+
+def test_papers_of_simulated_materials(lake: Lake, literature_tables: dict[str, Any]) -> None:
+    for key, rows in literature_tables.items():
+        lake.publish(key, table(key).conform(rows.to_arrow()), version=FIRST, partition="2020-05")
+    folder = lake.scratch("test") / "images"
+    folder.mkdir(parents=True)
+    (folder / "any").write_text("content")
+    blob = lake.put_blob(folder)
+    images = [{**STEM_ROW, "image_id": f"image-{name}", "slab_id": f"c2db:{name}", "blob": blob} for name in ("M", "X")]
+    lake.publish("images/stem", table("images/stem").from_rows(images), version=FIRST, partition="c2db")
+    materials = [
+        {
+            "material_id": f"c2db:{name}", "reduced_formula": formula, "space_group_number": 187,
+            "representative_slab_id": f"c2db:{name}", "slab_ids": [f"c2db:{name}"], "sources": ["c2db"], "n_slabs": 1,
+            "published_key": f"{formula}|187", "bravais_lattice": "hexagonal", "is_ambiguous": False,
+            "is_hypothetical": False, "split_group": formula,
+        }
+        for name, formula in (("M", "MoS2"), ("W", "WSe2"))
+    ]  # fmt: skip
+    lake.publish("structures/materials", table("structures/materials").from_rows(materials), version=FIRST)
+    query = "FROM literature.simulated_materials SELECT arxiv_id, label, modality, formula, material_id, n_images"
+    with ask(lake, query) as result:
+        found = [tuple(row.values()) for row in result.read_all().to_pylist()]
+    assert found == [
+        ("2005.00001", "a", "STEM", "MoS2", "c2db:M", 1),
+        ("2005.00001", "c", "plot", "MoS2", "c2db:M", 1),
+        ("2005.00004", "", "plot", "MoS2", "c2db:M", 1),
+    ], "neither the withdrawn paper, nor the old version, nor WSe2, of which there is no image"
