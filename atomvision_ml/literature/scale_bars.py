@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from atomvision_ml.literature.text_reading import Box, Line, ReadText, line_image, text_lines
+from atomvision_ml.literature.text_reading import Box, ReadText, line_image, text_lines
 
 _IN_NM = {"nm": 1.0, "angstrom": 0.1, "um": 1e3, "mm": 1e6}
 
@@ -20,8 +20,31 @@ _NUMBER = r"(\d+(?:[.,]\d+)?|[lI])"
 _RECIPROCAL = re.compile(rf"{_NUMBER}\s*(?:1/|/\s*)(?:nm|[AÅ])|{_NUMBER}\s*(?:nm|[AÅ])\s*[-–⁻−]\s*[1¹lI]")
 _LENGTH = re.compile(rf"{_NUMBER}\s*(nm|n[mn]|[AÅ](?![a-z])|[µμu]m|[µμu]rn|pm|mm)", re.IGNORECASE)
 
-_SHARP = 30
-"""Step in grey values between a bar and what surrounds it."""
+_INKS = np.array(
+    [
+        (255, 255, 255),
+        (0, 0, 0),
+        (255, 255, 0),
+        (255, 0, 0),
+        (0, 255, 0),
+        (0, 255, 255),
+        (255, 0, 255),
+        (0, 0, 255),
+    ]
+)
+"""Colours that bars are drawn in."""
+
+_TOLERANCES = (30, 75)
+"""Largest distance, in any channel, from an ink: as drawn, and after resampling."""
+
+_SHARP = 40
+"""Distance between a bar and what surrounds it."""
+
+_SHARES = (0.5, 0.7, 0.85)
+"""Nearness to the ink, 1 being the bar's own colour and 0 what lies around it, from which pixels are glyphs."""
+
+_MOST_BARS, _MOST_LINES = 3, 4
+"""Likeliest bars of a panel, and nearest lines of each, that are read."""
 
 
 @dataclass(frozen=True)
@@ -76,100 +99,141 @@ def read_scale_bar(image: np.ndarray, read_text: ReadText | None = None) -> Scal
         image: one panel, uint8 [y, x, 3].
         read_text: recogniser; without it bars are found and not read.
     """
-    grey = image.mean(axis=-1).astype(np.uint8)
-    readings = []
-    for bar in find_bars(grey)[:3]:
-        reading = ScaleBarReading(bar.box, bar.length_px, None, False, 0.6 * bar.confidence)
-        if read_text is not None:
-            reading = _with_text(image, grey, reading, read_text)
-        readings.append(reading)
+    readings = find_bars(image)[:_MOST_BARS]
+    if read_text is not None:
+        readings = [_with_text(image, reading, read_text) for reading in readings]
     return max(readings, key=lambda reading: reading.confidence, default=None)
 
 
-def find_bars(grey: np.ndarray) -> list[ScaleBarReading]:
-    """Horizontal rectangles of one extreme grey value with sharp edges, the likeliest first.
+def find_bars(image: np.ndarray) -> list[ScaleBarReading]:
+    """Horizontal rectangles of one ink with sharp edges, the likeliest first.
 
     Args:
-        grey: uint8 [y, x].
+        image: uint8 [y, x, 3].
     """
-    bars = [bar for is_bright in (True, False) for bar in _bars(grey, is_bright)]
-    return sorted(bars, key=lambda bar: -bar.confidence)
-
-
-def _bars(grey: np.ndarray, is_bright: bool) -> list[ScaleBarReading]:
-    from scipy import ndimage
-
-    height, width = grey.shape
+    height, width = image.shape[:2]
     if min(height, width) < 24:
         return []
-    mask = grey >= 225 if is_bright else grey <= 30
-    least = max(8, round(0.04 * width))
-    opened = ndimage.binary_opening(mask, np.ones((1, least), bool))
-    components, _ = ndimage.label(opened)
-    bars = []
-    for rows, columns in ndimage.find_objects(components):
-        box = (columns.start, rows.start, columns.stop, rows.stop)
-        confidence = _bar_confidence(grey, mask, box)
-        if confidence > 0:
-            bars.append(ScaleBarReading(box, float(box[2] - box[0]), None, False, confidence))
-    return bars
+    found: list[ScaleBarReading] = []
+    for ink in _INKS:
+        distance = _distance_to(image, ink)
+        for tolerance in _TOLERANCES:
+            for box in _long_runs(distance <= tolerance, max(8, round(0.05 * width))):
+                confidence = _bar_confidence(image, distance <= tolerance, box)
+                if confidence > 0 and not any(_overlap(box, each.box) for each in found):
+                    found.append(ScaleBarReading(box, _length_px(image, box), None, False, confidence))
+    return sorted(found, key=lambda bar: -bar.confidence)
 
 
-def _bar_confidence(grey: np.ndarray, mask: np.ndarray, box: Box) -> float:
+def _distance_to(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Largest difference of any channel from a colour, int16 [y, x]."""
+    return np.abs(image.astype(np.int16) - colour.astype(np.int16)).max(axis=-1)
+
+
+def _long_runs(mask: np.ndarray, least: int) -> list[Box]:
+    """Boxes of connected pixels that belong to horizontal runs of some length."""
+    from scipy import ndimage
+
+    if int(mask.sum()) < least:
+        return []
+    length = least + 1 - least % 2
+    runs = ndimage.maximum_filter1d(ndimage.minimum_filter1d(mask.view(np.uint8), length, mode="constant"), length)
+    components, _ = ndimage.label(runs)
+    return [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(components)]
+
+
+def _bar_confidence(image: np.ndarray, mask: np.ndarray, box: Box) -> float:
     left, top, right, bottom = box
-    height, width = grey.shape
+    height, width = mask.shape
     length, thickness = right - left, bottom - top
     if not (length >= 3 * thickness and length <= 0.75 * width and thickness <= max(4, 0.06 * height)):
         return 0.0
     if left < 2 or top < 2 or right > width - 2 or bottom > height - 2:
         return 0.0
-    filled = mask[top:bottom, left:right].mean()
-    level = float(np.median(grey[top:bottom, left:right]))
+    filled = float(mask[top:bottom, left:right].mean())
+    distance = _distance_to(image, np.median(image[top:bottom, left:right], axis=(0, 1)))
+    steps = np.arange(1, 4)
     beside = (
-        grey[max(0, top - 3), left:right],
-        grey[min(height - 1, bottom + 2), left:right],
-        grey[top:bottom, max(0, left - 3)],
-        grey[top:bottom, min(width - 1, right + 2)],
+        distance[np.maximum(0, top - steps), left:right].max(axis=0),
+        distance[np.minimum(height - 1, bottom - 1 + steps), left:right].max(axis=0),
+        distance[top:bottom, np.maximum(0, left - steps)].max(axis=1),
+        distance[top:bottom, np.minimum(width - 1, right - 1 + steps)].max(axis=1),
     )
-    contrast = min(float((np.abs(each.astype(float) - level) >= _SHARP).mean()) for each in beside)
+    contrast = min(float((each >= _SHARP).mean()) for each in beside)
     if filled < 0.85 or contrast < 0.7:
         return 0.0
-    low = (top + bottom) / 2 / height
-    return float(filled * contrast * (0.7 + 0.3 * math.sqrt(max(low, 1 - low))))
+    middle = (top + bottom) / 2 / height
+    return 0.6 * filled * contrast * (0.7 + 0.3 * math.sqrt(max(middle, 1 - middle)))
 
 
-def _with_text(image: np.ndarray, grey: np.ndarray, reading: ScaleBarReading, read_text: ReadText) -> ScaleBarReading:
-    for line in _lines_beside(grey, reading.box)[:6]:
-        text, confidence = read_text(line_image(image, line))
-        parsed = parse_length(text)
-        if parsed is not None:
-            value, is_reciprocal = parsed
-            sure = math.sqrt(reading.confidence / 0.6 * confidence)
-            return replace(reading, length_nm=value, is_reciprocal=is_reciprocal, confidence=min(1.0, sure))
-    return replace(reading, confidence=0.5 * reading.confidence)
+def _length_px(image: np.ndarray, box: Box) -> float:
+    """Length between the places where the bar's colour is half gone, to a part of a pixel."""
+    left, top, right, bottom = box
+    distance = _distance_to(image[top:bottom], np.median(image[top:bottom, left:right], axis=(0, 1))).mean(axis=0)
+    return float(right - left) + _beyond(distance[right - 1 : right + 3]) + _beyond(distance[: left + 1][::-1][:4])
 
 
-def _lines_beside(grey: np.ndarray, box: Box) -> list[Line]:
-    """Lines of text around a bar, the nearest first."""
-    height, width = grey.shape
-    reach_y, reach_x = max(40, round(0.16 * height)), max(40, round(0.25 * width))
+def _beyond(distance: np.ndarray) -> float:
+    """How far, from the last pixel's outer edge, a bar goes on: its distance profile begins in that pixel."""
+    half = float(distance.max()) / 2
+    outside = np.flatnonzero(distance >= half)
+    if not len(outside) or outside[0] == 0:
+        return 0.0
+    place = int(outside[0])
+    before, after = float(distance[place - 1]), float(distance[place])
+    return place - 1 + (half - before) / max(after - before, 1e-9) - 0.5
+
+
+def _with_text(image: np.ndarray, reading: ScaleBarReading, read_text: ReadText) -> ScaleBarReading:
+    """A bar with the length that stands beside it; without such a text it is half as sure."""
+    best = replace(reading, confidence=0.5 * reading.confidence)
+    for share in _SHARES:
+        for line in _lines_beside(image, reading.box, share):
+            text, confidence = read_text(line)
+            parsed = parse_length(text)
+            if parsed is None:
+                continue
+            sure = math.sqrt(min(1.0, reading.confidence / 0.6) * confidence)
+            if sure > best.confidence:
+                best = replace(reading, length_nm=parsed[0], is_reciprocal=parsed[1], confidence=sure)
+        if best.confidence > 0.9:
+            break
+    return best
+
+
+def _lines_beside(image: np.ndarray, box: Box, share: float) -> list[np.ndarray]:
+    """Pictures of lines of text in a bar's own ink around it, dark on white, the nearest first."""
+    height, width = image.shape[:2]
+    reach_y, reach_x = max(48, round(0.18 * height)), max(90, round(0.35 * width))
     left, top = max(0, box[0] - reach_x), max(0, box[1] - reach_y)
-    window = grey[top : min(height, box[3] + reach_y), left : min(width, box[2] + reach_x)].copy()
-    level = float(np.median(grey[box[1] : box[3], box[0] : box[2]]))
-    around = float(np.median(window))
-    window[max(0, box[1] - top - 1) : box[3] - top + 1, max(0, box[0] - left - 1) : box[2] - left + 1] = round(around)
-    tallest = max(12, round(0.14 * height))
-    lines = []
-    for is_bright in (level > around, level <= around):
-        divide = (0.5 * (max(level, 200) + around)) if is_bright else (0.5 * (min(level, 55) + around))
-        for line in text_lines(window, is_bright, divide, (6, tallest)):
-            x0, y0, x1, y1 = line.box
-            if x1 - x0 >= 1.2 * (y1 - y0):
-                lines.append(replace(line, box=(x0 + left, y0 + top, x1 + left, y1 + top)))
-    return sorted(lines, key=lambda line: _distance(line.box, box))
+    window = image[top : min(height, box[3] + reach_y), left : min(width, box[2] + reach_x)]
+    bar = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+    ink = np.median(image[box[1] : box[3], box[0] : box[2]], axis=(0, 1))
+    distance = _distance_to(window, ink).astype(float)
+    nearness = 1 - np.minimum(1, distance / max(float(np.median(distance)), _SHARP))
+    nearness[max(0, bar[1] - 1) : bar[3] + 1, max(0, bar[0] - 1) : bar[2] + 1] = 0
+    lines = [
+        line
+        for line in text_lines(nearness >= share, (5, max(12, round(0.14 * height))))
+        if _is_beside(line, bar) and line[2] - line[0] >= line[3] - line[1]
+    ]
+    lines.sort(key=lambda line: _gap(line, bar))
+    grey = np.rint(255 * (1 - nearness)).astype(np.uint8)
+    return [line_image(grey, line) for line in lines[:_MOST_LINES]]
 
 
-def _distance(first: Box, second: Box) -> float:
+def _is_beside(line: Box, bar: Box) -> bool:
+    """Whether a line of text stands directly above, below or beside a bar, and does not hold it."""
+    height = line[3] - line[1]
+    across, down = max(line[0], bar[0]) - min(line[2], bar[2]), max(line[1], bar[1]) - min(line[3], bar[3])
+    return max(across, down) >= -1 and across <= 2.5 * height and down <= 2.5 * height
+
+
+def _gap(first: Box, second: Box) -> float:
     across = max(0, first[0] - second[2], second[0] - first[2])
     down = max(0, first[1] - second[3], second[1] - first[3])
     return math.hypot(across, down)
+
+
+def _overlap(first: Box, second: Box) -> bool:
+    return min(first[2], second[2]) > max(first[0], second[0]) and min(first[3], second[3]) > max(first[1], second[1])

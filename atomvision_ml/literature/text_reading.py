@@ -7,9 +7,17 @@ wheel. Its own localiser is left out: it wants whole pages and takes seconds whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
+
+_PADDING = 0.35
+"""Border of background around a line, in heights of it."""
+
+_SPACE = 1.1
+"""Widest space between glyphs of a line, in heights of it."""
+
+_MOST_GLYPHS = 300
+"""Glyphs looked at: noise has no end."""
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in px; right and bottom are exclusive."""
@@ -19,17 +27,6 @@ ReadText = Callable[[np.ndarray], tuple[str, float]]
 
 _HEIGHT_PX = 32
 """Height to which a line is brought before it is read."""
-
-_PADDING = 0.35
-"""Border of background around a line, in heights of it."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of glyphs: its box, and whether it is brighter than what surrounds it."""
-
-    box: Box
-    is_bright: bool
 
 
 def open_text_reader() -> ReadText | None:
@@ -47,62 +44,87 @@ def open_text_reader() -> ReadText | None:
     return read
 
 
-def text_lines(grey: np.ndarray, is_bright: bool, level: float, height_px: tuple[int, int]) -> list[Line]:
-    """Lines of glyphs that are at least as bright (or dark) as a level, from top to bottom.
+def text_lines(mask: np.ndarray, height_px: tuple[int, int]) -> list[Box]:
+    """Boxes of lines of glyphs.
 
     Args:
-        grey: uint8 [y, x].
-        is_bright: whether glyphs are brighter than what surrounds them.
-        level: the grey value that divides glyphs from the rest.
+        mask: bool [y, x], true where there is ink.
         height_px: least and greatest height of a line.
     """
     from scipy import ndimage
 
-    mask = grey >= level if is_bright else grey <= level
+    least, most = height_px
     components, _ = ndimage.label(mask, np.ones((3, 3), int))
-    glyphs = []
+    tall, low = [], []
     for rows, columns in ndimage.find_objects(components):
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        if height <= height_px[1] and width <= 2.5 * height_px[1] and height * width >= 3:
-            glyphs.append((columns.start, rows.start, columns.stop, rows.stop))
-    return [
-        Line(box, is_bright)
-        for box in sorted(_joined(glyphs), key=lambda box: (box[1], box[0]))
-        if height_px[0] <= box[3] - box[1] <= height_px[1]
-    ]
+        box = (columns.start, rows.start, columns.stop, rows.stop)
+        height, width = box[3] - box[1], box[2] - box[0]
+        if least <= height <= most and width <= 2 * most:
+            tall.append(box)
+        elif height < least and width <= most:
+            low.append(box)
+    lines = _joined(tall[:_MOST_GLYPHS])
+    for mark in low[: 4 * _MOST_GLYPHS]:
+        for number, line in enumerate(lines):
+            if _is_mark_of(mark, line):
+                lines[number] = _union(line, mark)
+                break
+    return [line for line in lines if line[3] - line[1] <= most]
 
 
-def line_image(image: np.ndarray, line: Line) -> np.ndarray:
-    """A line with some border, dark on light, brought to one height: uint8 [y, x, 3]."""
+def line_image(grey: np.ndarray, line: Box) -> np.ndarray:
+    """A line with some border, brought to one height.
+
+    Args:
+        grey: uint8 [y, x], dark glyphs on white.
+        line: its box.
+
+    Returns:
+        uint8 [y, x, 3].
+    """
     from PIL import Image
 
-    left, top, right, bottom = line.box
+    left, top, right, bottom = line
     border = max(2, round(_PADDING * (bottom - top)))
-    height, width = image.shape[:2]
-    part = image[
-        max(0, top - border) : min(height, bottom + border), max(0, left - border) : min(width, right + border)
-    ]
+    width = grey.shape[1]
+    part = np.pad(
+        grey[top:bottom, max(0, left - border) : min(width, right + border)],
+        ((border, border), (0, 0)),
+        constant_values=255,
+    )
     factor = _HEIGHT_PX * (1 + 2 * _PADDING) / part.shape[0]
     size = (max(1, round(part.shape[1] * factor)), max(1, round(part.shape[0] * factor)))
     pixels = np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BICUBIC))
-    return 255 - pixels if line.is_bright else pixels
+    return np.repeat(pixels[..., None], 3, axis=-1)
 
 
 def _joined(glyphs: list[Box]) -> list[Box]:
-    """Glyphs beside each other become one line; dots and accents join the glyph that they belong to."""
+    """Glyphs beside each other, of about one height, as lines."""
     lines: list[Box] = []
     for glyph in sorted(glyphs):
         for number, line in enumerate(lines):
             height = max(line[3] - line[1], glyph[3] - glyph[1])
             overlap = min(line[3], glyph[3]) - max(line[1], glyph[1])
-            if glyph[0] - line[2] <= 0.8 * height and overlap > -0.25 * height:
-                lines[number] = (
-                    min(line[0], glyph[0]),
-                    min(line[1], glyph[1]),
-                    max(line[2], glyph[2]),
-                    max(line[3], glyph[3]),
-                )
+            if glyph[0] - line[2] <= _SPACE * height and overlap > 0.4 * min(height, glyph[3] - glyph[1]):
+                lines[number] = _union(line, glyph)
                 break
         else:
             lines.append(glyph)
     return lines
+
+
+def _is_mark_of(mark: Box, line: Box) -> bool:
+    """Whether a low piece is a point, an accent or a dash of a line."""
+    height = line[3] - line[1]
+    return (
+        mark[0] >= line[0] - 0.2 * height
+        and mark[2] <= line[2] + 0.4 * height
+        and mark[1] >= line[1] - 0.4 * height
+        and mark[3] <= line[3] + 0.15 * height
+    )
+
+
+def _union(first: Box, second: Box) -> Box:
+    return (
+        min(first[0], second[0]), min(first[1], second[1]), max(first[2], second[2]), max(first[3], second[3]),
+    )  # fmt: skip
