@@ -110,8 +110,8 @@ _PLACES: dict[Kind, re.Pattern[str]] = {
 _ISSUED = re.compile(r"issued[^&]*?\d{4}-\d\d-\d\d")
 """The day in a token; the same requests have the same faults on all days."""
 _SKEW = timedelta(days=3)
-_BOMB_BYTES = 80 * 2**20
-_HUGE_PX = 20_000
+_BOMB_MEBIBYTES = 80
+_HUGE_PX = 14_000
 
 
 class Rule(BaseModel):
@@ -131,7 +131,10 @@ class Rule(BaseModel):
     def _has_a_condition(self) -> Rule:
         if not self.nth and not self.probability:
             raise ValueError("a rule needs nth or probability, else it never applies")
-        re.compile(self.path)
+        try:
+            re.compile(self.path)
+        except re.error as error:
+            raise ValueError(f"{self.path!r} is no regular expression: {error}") from error
         return self
 
 
@@ -230,15 +233,16 @@ def _damaged(answer: Answer) -> Answer:
 
 
 @cache
-def _bomb(n_bytes: int) -> bytes:
-    return gzip.compress(bytes(n_bytes), compresslevel=9, mtime=0)
+def _bomb(n_mebibytes: int) -> bytes:
+    """Zeros, packed a mebibyte at a time, which a gzip stream allows."""
+    return n_mebibytes * gzip.compress(bytes(2**20), mtime=0)
 
 
 @cache
 def huge_png(edge_px: int) -> bytes:
     """A small file that is a valid black PNG of ``edge_px`` by ``edge_px`` pixels, 1 bit each."""
     row = bytes(1 + (edge_px + 7) // 8)
-    packer = zlib.compressobj(9)
+    packer = zlib.compressobj(1)
     pixels = b"".join(packer.compress(row) for _ in range(edge_px)) + packer.flush()
     header = struct.pack(">IIBBBBB", edge_px, edge_px, 1, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
@@ -259,7 +263,7 @@ _SPOILED: dict[Kind, Callable[[Answer], Answer]] = {
     "huge_image": lambda answer: replace(answer, body=huge_png(_HUGE_PX)),
     "html": lambda _: Answer(200, {"Content-Type": HTML}, b"<html><body>arXiv is busy</body></html>"),
     "gzip_bomb": lambda answer: replace(
-        answer, headers={**answer.headers, "Content-Encoding": "gzip"}, body=_bomb(_BOMB_BYTES)
+        answer, headers={**answer.headers, "Content-Encoding": "gzip"}, body=_bomb(_BOMB_MEBIBYTES)
     ),
     "redirect_loop": lambda _: Answer(301, {"Location": LOOP}),
     # The server answers these two from another corpus or clock; the reply itself is whole.

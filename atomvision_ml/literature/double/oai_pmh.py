@@ -93,6 +93,11 @@ def set_specs(categories: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
+def is_member(paper: HeldPaper, wanted: str) -> bool:
+    """Whether a paper is in a set."""
+    return any(spec == wanted or spec.startswith(f"{wanted}:") for spec in set_specs(paper.categories))
+
+
 def error_document(now: datetime, url: str, code: str, words: str) -> bytes:
     """A document with nothing but an error."""
     from lxml import etree
@@ -197,7 +202,7 @@ def _listed(repository: Repository, asked: dict[str, str]) -> tuple[list[HeldPap
     found = [
         paper
         for paper in sorted(repository.corpus.papers, key=lambda paper: (paper.datestamp, paper.id))
-        if since <= paper.datestamp <= until and (wanted is None or _is_member(paper, wanted))
+        if since <= paper.datestamp <= until and (wanted is None or is_member(paper, wanted))
     ]
     skip, size = int(asked.get("skip", 0)), repository.page_records
     papers = found[skip : skip + size]
@@ -252,10 +257,6 @@ def _with_token(name: str, elements: list[etree._Element], token: str | None, no
 def _known_sets(corpus: Corpus) -> list[str]:
     archives = {"physics", *(f"physics:{name}" for name in _PHYSICS), *_OTHERS, *(f"{name}:{name}" for name in _OTHERS)}
     return sorted(archives.union(*(set_specs(paper.categories) for paper in corpus.papers)))
-
-
-def _is_member(paper: HeldPaper, wanted: str) -> bool:
-    return any(spec == wanted or spec.startswith(f"{wanted}:") for spec in set_specs(paper.categories))
 
 
 def _form(asked: dict[str, str]) -> str:

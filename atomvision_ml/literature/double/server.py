@@ -139,7 +139,7 @@ class Double:
         class Handler(_Handler):
             served = double
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.http = _Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
         self.oai_url, self.api_url = f"{self.url}/oai", f"{self.url}/api/query"
 
@@ -177,14 +177,23 @@ class Double:
         return pages.answer(self.corpus, path)
 
     def _change_a_record(self, address: str, now: datetime) -> None:
-        """The first paper in the order of harvesting gets today's datestamp: the list behind it slides."""
+        """The first paper of the list gets today's datestamp, and the list behind it slides."""
+        asked = dict(parse_qsl(urlsplit(address).query))
+        asked |= parse_qsl(unquote(asked.get("resumptionToken", "")))
         with self._change:
-            token = dict(parse_qsl(unquote(dict(parse_qsl(urlsplit(address).query)).get("resumptionToken", ""))))
-            since = token.get("from", "")
-            found = [paper for paper in self.corpus.papers if paper.datestamp.isoformat() >= since]
-            if found:
-                first = min(found, key=lambda paper: (paper.datestamp, paper.id))
+            listed = [
+                paper
+                for paper in self.corpus.papers
+                if paper.datestamp.isoformat() >= asked.get("from", "")
+                and ("set" not in asked or oai_pmh.is_member(paper, asked["set"]))
+            ]
+            if listed:
+                first = min(listed, key=lambda paper: (paper.datestamp, paper.id))
                 self.corpus = self.corpus.with_paper(first.model_copy(update={"datestamp": now.date()}))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False  # the log is complete when the server has closed
 
 
 @contextmanager
@@ -236,6 +245,7 @@ def serve(
 class _Handler(BaseHTTPRequestHandler):
     served: Double
     server_version = "arxiv-double"
+    timeout = 10.0  # for a client that connects and says nothing
     wbufsize = -1  # one write for headers and body
 
     def do_GET(self) -> None:
