@@ -95,7 +95,10 @@ def find_papers(
         OutageError, RefusedError: as :func:`compare_month`.
         ValueError: no month.
     """
-    first = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
+    try:
+        first = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise ValueError(f"{month!r} is no month; months look like 2018-03") from error
     n_days = calendar.monthrange(first.year, first.month)[1]
     last = first + timedelta(days=n_days) - _MINUTE
     return _Search(transport, parameters).window(first, last, is_hit_expected=is_hit_expected)
