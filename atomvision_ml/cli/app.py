@@ -11,12 +11,13 @@ from atomvision_ml.cli.audit import audit
 from atomvision_ml.cli.bench import bench
 from atomvision_ml.cli.doctor import doctor
 from atomvision_ml.cli.predict import app as predict
+from atomvision_ml.cli.record import record
 from atomvision_ml.cli.render import render
 from atomvision_ml.cli.sql import sql
 from atomvision_ml.cli.tables import tables
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (render, audit, sql, tables, doctor, bench):
+for command in (render, record, audit, sql, tables, doctor, bench):
     app.command()(command)
 app.add_typer(predict, name="predict")
 

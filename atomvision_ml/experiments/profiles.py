@@ -142,7 +142,9 @@ def translate(kind: Format, header: Mapping[str, Any], profiles: Sequence[Profil
         if profile.instrument and _fits(profile, kind, header) and re.search(profile.instrument, name)
     ]
     used = [*special, *general]
-    values, extensions, warnings = {}, {}, []
+    values: dict[str, Any] = {}
+    extensions: dict[str, Any] = {}
+    warnings: list[str] = []
     for field in dict.fromkeys(field for profile in used for field in (*profile.fields, *profile.constants)):
         value, faults = _first(used, field, header)
         warnings += faults

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,5 +45,5 @@ def read(path: Path, limits: ReadLimits) -> Reading:
     return collected([Picture(pixels=shades, header=header, warnings=lossy)], limits)
 
 
-def _texts(info: dict[object, object]) -> dict[str, object]:
+def _texts(info: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in info.items() if isinstance(value, str | int | float | tuple)}

@@ -99,7 +99,8 @@ def _image(path: Path, header: Mapping[str, Any], limits: ReadLimits, warnings: 
         return f"{path.name}: spectra, not images"
     if kind != _IMAGES:
         raise UnreadableError(f"{path.name}: data type {kind:#x} is neither images nor spectra")
-    frames, scales = [], []
+    frames: list[np.ndarray] = []
+    scales: list[tuple[float, float]] = []
     for number, offset in enumerate(offsets):
         scale, pixels = _element(content, offset, limits)
         check_claim((len(offsets), *pixels.shape), pixels.itemsize, len(content), limits)

@@ -1,0 +1,148 @@
+"""``atomvision record``: what a microscope's file says, and the sidecar file for what it does not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from atomvision_ml.experiments.record import Record
+
+
+def record(
+    file: Annotated[
+        Path | None, typer.Argument(help="File of a microscope: dm3, dm4, ser, emi, emd, mrc, tif, ndata, sxm…")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="A field of the sidecar file; YAML, may be repeated."),
+    ] = None,
+    profiles: Annotated[Path | None, typer.Option(help="Folder of further instrument profiles (YAML).")] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of the sidecar file and end.")
+    ] = False,
+) -> None:
+    """Show what is known of a file's images, and write what is missing into FILE.meta.yaml beside it.
+
+    Without --set, on a terminal, the missing fields are asked for one by one; an empty answer leaves a field empty.
+    """
+    from atomvision_ml.experiments.profiles import ProfileError
+    from atomvision_ml.experiments.record import (
+        SidecarError,
+        checked_values,
+        read_sidecar,
+        sidecar_path,
+        write_sidecar,
+    )
+    from atomvision_ml.experiments.worker import RejectedError
+
+    if schema:
+        _print_schema()
+        return
+    if file is None:
+        raise typer.BadParameter("a file is wanted", param_hint="FILE")
+    try:
+        before = read_sidecar(sidecar_path(file))
+        given = checked_values(_parsed(set_ or []), "--set")
+        records = _records(file, profiles, before | given)
+        given |= _asked(records[0]) if not set_ and sys.stdin.isatty() else {}
+        if given:
+            write_sidecar(sidecar_path(file), before | given, records[0].model_dump())
+            records = _records(file, profiles, before | given)
+    except RejectedError as error:
+        _fail(f"{file}: {error.reason}")
+    except (SidecarError, ProfileError, OSError) as error:
+        _fail(str(error))
+    _show(records)
+    if given:
+        typer.echo(f"{sidecar_path(file)}: {len(before | given)} fields")
+
+
+def _records(file: Path, profiles: Path | None, sidecar: dict[str, Any]) -> Sequence[Record]:
+    import tempfile
+
+    from atomvision_ml.experiments.capture import capture
+    from atomvision_ml.experiments.profiles import load_profiles
+    from atomvision_ml.experiments.worker import FileReader
+
+    with FileReader() as reader, tempfile.TemporaryDirectory() as folder:
+        captured = capture(file, folder, reader, load_profiles(profiles), sidecar=sidecar)
+    for reason in captured.rejected:
+        typer.echo(f"left out: {reason}", err=True)
+    return captured.records
+
+
+def _parsed(settings: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    values = {}
+    for setting in settings:
+        name, sign, text = setting.partition("=")
+        if not sign:
+            raise typer.BadParameter(f"{setting!r} is not of the form field=value", param_hint="--set")
+        try:
+            values[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(f"{setting!r}: the value is no YAML", param_hint="--set") from error
+    return values
+
+
+def _asked(record: Record) -> dict[str, Any]:
+    """Answers for the missing fields; a wrong answer is asked again."""
+    from atomvision_ml.experiments.record import Record, SidecarError, checked_values, unit_of, vocabulary_of
+
+    values: dict[str, Any] = {}
+    for name in record.missing_fields:
+        unit, words = unit_of(name), ", ".join(vocabulary_of(name))
+        hint = f"{Record.model_fields[name].description} [{unit or words or name}]"
+        while answer := typer.prompt(f"{name}: {hint}", default="", show_default=False):
+            try:
+                values |= checked_values(_parsed([f"{name}={answer}"]), "answer")
+                break
+            except SidecarError as error:
+                typer.echo(str(error), err=True)
+    return values
+
+
+def _show(records: Sequence[Record]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from atomvision_ml.experiments.record import fields_filled_by, unit_of
+
+    first = records[0]
+    table = Table(title=f"{first.original_filename}: {first.source_format}, {len(records)} images", show_header=False)
+    for name in ("signal_name", "shape_y", "shape_x", "n_frames", "dtype", "field_of_view_y_nm", "field_of_view_x_nm"):
+        table.add_row(name, _told(getattr(first, name), unit_of(name)))
+    for name in fields_filled_by("header", "sidecar"):
+        value = getattr(first, name)
+        if value is not None:
+            table.add_row(name, _told(value, unit_of(name)))
+        elif name in first.missing_fields:
+            table.add_row(name, "missing", style="red")
+    console = Console()
+    console.print(table)
+    for warning in first.warnings:
+        console.print(f"warning: {warning}", markup=False)
+
+
+def _told(value: Any, unit: str) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{text} {unit}".strip()
+
+
+def _print_schema() -> None:
+    import json
+
+    from atomvision_ml.experiments.record import sidecar_schema
+
+    typer.echo(json.dumps(sidecar_schema(), indent=2, ensure_ascii=False))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(1)
