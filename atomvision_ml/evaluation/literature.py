@@ -1,7 +1,7 @@
 """Figures of the literature's methods beside their baselines, for the long table ``evaluation/metrics``.
 
 Belongs here: which methods are scored on which truth. Captions are the open ones of the package
-(``docs/literature_labels.md``), never the sealed ones; panels and scale bars those of composites drawn with their truth.
+(``docs/literature_labels.md``), never the sealed ones; panels and scale bars those of composites of known truth.
 """
 
 from __future__ import annotations
