@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typer
 
+from atomvision_ml.cli.arxiv import app as arxiv
 from atomvision_ml.cli.audit import audit
 from atomvision_ml.cli.bench import bench
 from atomvision_ml.cli.doctor import doctor
@@ -20,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 for command in (render, record, audit, sql, tables, doctor, bench):
     app.command()(command)
 app.add_typer(predict, name="predict")
+app.add_typer(arxiv, name="arxiv")
 
 
 @app.callback()

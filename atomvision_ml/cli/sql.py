@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from atomvision_ml.catalog.export import Format, export
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from atomvision_ml.cli.output import output_stream
 
 
 def sql(
@@ -32,26 +29,13 @@ def sql(
     if form == "parquet" and out is None and sys.stdout.isatty():
         raise _failed("Parquet is binary: redirect the output to a file, or use --out FILE")
     try:
-        with ask(Lake.from_settings(), query) as result:
-            _write(result, form, out)
+        with ask(Lake.from_settings(), query) as result, output_stream(out) as stream:
+            export(result, form, stream)
     except BrokenPipeError:
         sys.stderr.close()
         raise typer.Exit(0) from None
     except (duckdb.Error, QueryRefusedError, OSError) as error:
         raise _failed(" ".join(str(error).split("\n\n")[0].split())) from None
-
-
-def _write(result: pa.RecordBatchReader, form: Format, out: Path | None) -> None:
-    if out is None:
-        export(result, form, sys.stdout.buffer)
-        return
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as stream:
-            export(result, form, stream)
-        os.replace(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _failed(message: str) -> typer.Exit:

@@ -1,0 +1,25 @@
+"""Where a subcommand writes: standard output, or a file that is there only when it is whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def output_stream(out: Path | None) -> Iterator[BinaryIO]:
+    """A binary stream to standard output, or to a file that replaces ``out`` when the block ends without error."""
+    if out is None:
+        yield sys.stdout.buffer
+        return
+    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as stream:
+            yield stream
+        os.replace(aside, out)
+    finally:
+        aside.unlink(missing_ok=True)
