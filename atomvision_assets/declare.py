@@ -30,6 +30,8 @@ def table_asset(
     checks: Mapping[str, str] | None = None,
     automation_condition: dg.AutomationCondition | None = None,
     is_gpu: bool = False,
+    pool: str | None = None,
+    freshness_policy: dg.FreshnessPolicy | None = None,
     description: str | None = None,
 ) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
     """Declare the asset that publishes the table ``key``.
@@ -42,7 +44,9 @@ def table_asset(
             dimension as far as it is published; an ``AssetDep`` says it otherwise.
         checks: name (a true statement) and description of each check, besides the contract.
         automation_condition: None for roots.
-        is_gpu: ask for a GPU where the deployment has one.
+        is_gpu: ask for a GPU where the deployment has one; its pool is that of the GPU.
+        pool: steps of one pool run one after another, in all runs together.
+        freshness_policy: how old the value may become.
         description: what the dictionary does not say.
     """
     table = dictionary_table(key)
@@ -63,15 +67,43 @@ def table_asset(
             for name, text in all_checks.items()
         ],
         automation_condition=automation_condition,
-        pool=gpu.POOL if is_gpu else None,
+        pool=gpu.POOL if is_gpu else pool,
+        backfill_policy=None if partitions_def is None else dg.BackfillPolicy.multi_run(1),
+        freshness_policy=freshness_policy,
         op_tags=gpu.OP_TAGS if is_gpu else None,
         tags=gpu.TAGS if is_gpu else None,
-        metadata={
-            "dagster/column_schema": table_schema(table),
-            "dagster/relation_identifier": view_name(key),
-            "documentation": page_name(key),
-        },
+        metadata=_metadata(table),
     )
+
+
+def external_table(key: str, *, kinds: set[str], deps: Sequence[str], description: str) -> dg.AssetSpec:
+    """Declare a table that no run of its own publishes: another asset does, and reports each partition.
+
+    Args:
+        key: key of the table dictionary.
+        kinds: badges in the UI, at most three.
+        deps: the assets that publish it.
+        description: what the dictionary does not say.
+    """
+    table = dictionary_table(key)
+    return dg.AssetSpec(
+        asset_key_of(key),
+        group_name=key.split("/")[0],
+        description=f"{table.description}\n\n{description}",
+        owners=list(OWNERS),
+        kinds=kinds,
+        deps=[asset_key_of(dep) for dep in deps],
+        partitions_def=partitions_of(table.dimension),
+        metadata=_metadata(table),
+    )
+
+
+def _metadata(table: Table) -> dict[str, Any]:
+    return {
+        "dagster/column_schema": table_schema(table),
+        "dagster/relation_identifier": view_name(table.key),
+        "documentation": page_name(table.key),
+    }
 
 
 def asset_key_of(key: str) -> dg.AssetKey:

@@ -15,11 +15,14 @@ from typing import Any
 
 import dagster as dg
 
+from atomvision_ml.literature.replies import LiteratureError, RefusedError
+
 MAXIMUM_RETRIES = 2
 FIRST_DELAY_S = 5.0
 
-PERMANENT = (ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError)
-"""The same input raises them again. `ContractError` is a ValueError, `NotPublishedError` a LookupError."""
+PERMANENT = (ValueError, LookupError, TypeError, ArithmeticError, NotImplementedError, RefusedError)
+"""The same input raises them again, or a server asks to stop. `ContractError` is a ValueError, `NotPublishedError` a
+LookupError."""
 
 PERMANENT_ERRNO = {
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
@@ -27,8 +30,9 @@ PERMANENT_ERRNO = {
 """Files that are not there, not ours, or do not fit: a person must act first."""
 
 
-TRANSIENT = (OSError, BrokenExecutor)
-"""A reset connection (requests' errors are OSErrors), a busy file, a worker process that the kernel killed."""
+TRANSIENT = (OSError, BrokenExecutor, LiteratureError)
+"""A reset connection (requests' errors are OSErrors), a busy file, a worker process that the kernel killed, an outage
+of arXiv."""
 
 
 class PermanentFailure(dg.Failure):

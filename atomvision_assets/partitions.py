@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dagster as dg
 
-from atomvision_ml.schemas.vocabulary import SOURCES, TASKS
+from atomvision_ml.schemas.vocabulary import FIRST_MONTH, SOURCES, TASKS
 
-BY_DIMENSION: dict[str, dg.StaticPartitionsDefinition] = {
+BY_DIMENSION: dict[str, dg.PartitionsDefinition] = {
     "source": dg.StaticPartitionsDefinition(SOURCES),
     "task": dg.StaticPartitionsDefinition(TASKS),
+    # The current month is a partition from its first day on.
+    "month": dg.MonthlyPartitionsDefinition(FIRST_MONTH, fmt="%Y-%m", end_offset=1),
 }
 """A table's `dimension` in the dictionary names its partitions definition here."""
 
 
-def partitions_of(dimension: str | None) -> dg.StaticPartitionsDefinition | None:
+def partitions_of(dimension: str | None) -> dg.PartitionsDefinition | None:
     """The partitions definition of a dimension; None for an unpartitioned table; KeyError for an unknown one."""
     return None if dimension is None else BY_DIMENSION[dimension]
 

@@ -28,6 +28,15 @@ class Settings(BaseSettings):
     )
     s3_endpoint_url: str | None = Field(default=None, description="S3 endpoint other than AWS's own.")
 
+    contact: str | None = Field(default=None, description="Mail address that arXiv's operators may write to.")
+    arxiv_oai_url: str = Field(default="https://oaipmh.arxiv.org/oai", description="arXiv's OAI-PMH interface.")
+    arxiv_api_url: str = Field(default="https://export.arxiv.org/api/query", description="arXiv's Atom interface.")
+    arxiv_url: str = Field(default="https://arxiv.org", description="Where full texts and sources are.")
+    arxiv_set: str = Field(default="physics:cond-mat", description="Set of papers that is harvested.")
+    arxiv_interval_s: float = Field(
+        default=3.0, ge=0, description="Time between two requests; arXiv's own hosts are never asked faster than 3 s."
+    )
+
     def local_root(self) -> Path:
         """The root as an absolute folder; raises ValueError for an S3 root."""
         if self.root.startswith("s3://"):

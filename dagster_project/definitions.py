@@ -9,15 +9,18 @@ import warnings
 
 import dagster as dg
 
+from atomvision_assets.literature.arxiv import Arxiv
 from atomvision_assets.store import Store
 from atomvision_ml.settings import Settings, settings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of asset checks are a preview in Dagster 1.13
+    warnings.simplefilter("ignore", dg.BetaWarning)  # backfill policies are beta
     from atomvision_assets.catalog import assets as catalog
     from atomvision_assets.evaluation import assets as evaluation
     from atomvision_assets.evaluation import embeddings
     from atomvision_assets.images import assets as images
+    from atomvision_assets.literature import assets as literature
     from atomvision_assets.models import assets as models
     from atomvision_assets.models import atoms, defects, graphs, lattice, reconstruction, segmentation, super_resolution
     from atomvision_assets.structures import assets as structures
@@ -27,6 +30,7 @@ from dagster_project import jobs, schedules, sensors
 ROOMS = (
     structures,
     images,
+    literature,
     models,
     lattice,
     graphs,
@@ -41,14 +45,14 @@ ROOMS = (
 )
 
 
-def build_definitions(chosen: Settings, store: Store | None = None) -> dg.Definitions:
-    """All definitions under these settings; ``store`` replaces the one that the settings name."""
+def build_definitions(chosen: Settings, store: Store | None = None, arxiv: Arxiv | None = None) -> dg.Definitions:
+    """All definitions under these settings; ``store`` and ``arxiv`` replace those that the settings name."""
     return dg.Definitions(
-        assets=dg.load_assets_from_modules(ROOMS),
+        assets=dg.load_assets_from_modules(ROOMS, include_specs=True),
         jobs=jobs.ALL,
         schedules=schedules.ALL,
         sensors=[sensors.automation(chosen.automation)],
-        resources={"store": store or _store(chosen)},
+        resources={"store": store or _store(chosen), "arxiv": arxiv or Arxiv.of(chosen)},
         executor=dg.in_process_executor,
     )
 

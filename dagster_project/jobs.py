@@ -1,7 +1,8 @@
 """Jobs: the graph cut where its partitions change.
 
 An unpartitioned asset in a partitioned job would be materialised once per partition, and two partition dimensions do
-not fit in one job. So the four jobs are run in turn: each source, the materials, each task, the rest.
+not fit in one job. So the jobs are run in turn: each source, the materials; the harvest, each month, the export; each
+task, the rest.
 """
 
 from __future__ import annotations
@@ -10,11 +11,20 @@ import dagster as dg
 
 from atomvision_assets.declare import asset_key_of
 from atomvision_ml.schemas.tables import TABLES
-from atomvision_ml.storage.keys import STRUCTURES_MATERIALS
+from atomvision_ml.storage.keys import (
+    LITERATURE_HARVEST,
+    LITERATURE_LINKS,
+    LITERATURE_PAPERS,
+    STRUCTURES_MATERIALS,
+)
+
+_ALONE = (STRUCTURES_MATERIALS, LITERATURE_HARVEST, LITERATURE_LINKS)
+_EXTERNAL = (LITERATURE_PAPERS,)
 
 
 def _with_dimension(dimension: str | None) -> list[dg.AssetKey]:
-    return [asset_key_of(key) for key, table in TABLES.items() if table.dimension == dimension]
+    chosen = [key for key, table in TABLES.items() if table.dimension == dimension]
+    return [asset_key_of(key) for key in chosen if key not in (*_ALONE, *_EXTERNAL)]
 
 
 def _job(name: str, keys: list[dg.AssetKey], description: str) -> dg.UnresolvedAssetJobDefinition:
@@ -32,9 +42,21 @@ REFRESH_MATERIALS = _job(
 REFRESH_TRAINING_SETS = _job("refresh_training_sets", _with_dimension("task"), "Freeze the training set of one task.")
 REFRESH_MODELS = _job(
     "refresh_models",
-    [key for key in _with_dimension(None) if key != asset_key_of(STRUCTURES_MATERIALS)],
+    _with_dimension(None),
     "Train, predict, score, promote; then the gallery and the catalogue.",
 )
+HARVEST_LITERATURE = _job(
+    "harvest_literature",
+    [asset_key_of(LITERATURE_HARVEST)],
+    "Ask arXiv what changed since the last harvest; publish the months that it changes.",
+)
+REFRESH_LITERATURE = _job(
+    "refresh_literature", _with_dimension("month"), "One month of papers: texts, figures, images, panels, materials."
+)
+EXPORT_LITERATURE = _job(
+    "export_literature", [asset_key_of(LITERATURE_LINKS)], "The public list of links to figures and papers."
+)
 
-ALL = [REFRESH_STRUCTURES, REFRESH_MATERIALS, REFRESH_TRAINING_SETS, REFRESH_MODELS]
+LITERATURE = [HARVEST_LITERATURE, REFRESH_LITERATURE, EXPORT_LITERATURE]
+ALL = [REFRESH_STRUCTURES, REFRESH_MATERIALS, *LITERATURE, REFRESH_TRAINING_SETS, REFRESH_MODELS]
 """In the order in which they build on each other."""

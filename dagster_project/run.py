@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -26,12 +26,13 @@ from rich.table import Table
 from rich.text import Text
 
 from atomvision_assets.declare import asset_key_of
+from atomvision_assets.literature.arxiv import NO_CONTACT, Arxiv
 from atomvision_assets.store import SKIP_UNCHANGED_TAG, Store
 from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.schemas.vocabulary import MODELS, SOURCES
 from atomvision_ml.settings import settings
-from atomvision_ml.storage.keys import CATALOG_WAREHOUSE
+from atomvision_ml.storage.keys import CATALOG_WAREHOUSE, LITERATURE_PAPERS
 from dagster_project import jobs
 from dagster_project.definitions import build_definitions
 
@@ -43,6 +44,8 @@ PROCESS_TAG = "atomvision/process"
 TAKES_WHAT_THERE_IS = asset_key_of(CATALOG_WAREHOUSE)
 """Its views are of what is published, whatever failed."""
 INTERRUPTED_EXIT_CODE = 130
+DEMO_CONTACT = "demo@example.org"
+"""Nobody: the demo asks the double only."""
 MESSAGE_LIMIT = 500
 LINE_EVERY_S = 20.0
 """How often progress is said where there is no terminal whose status line could show it."""
@@ -62,6 +65,7 @@ class State(Enum):
     UNCHANGED = ("=", "cyan")
     FAILED = ("✗", "red")
     BLOCKED = ("-", "yellow")
+    LEFT_OUT = ("·", "dim")
 
 
 @dataclass(frozen=True)
@@ -89,18 +93,35 @@ class Outcome:
     message: str = ""
 
 
-def plan(definitions: dg.Definitions, sources: Iterable[str]) -> list[Step]:
-    """Every step, in an order in which each finds its inputs: job by job, partition by partition, along the graph."""
+def plan(
+    definitions: dg.Definitions, sources: Iterable[str], months: Callable[[], Iterable[str]] = lambda: ()
+) -> Iterator[Step]:
+    """Every step, in an order in which each finds its inputs: job by job, partition by partition, along the graph.
+
+    Args:
+        definitions: the code location.
+        sources: the structure databases.
+        months: asked, once the harvest has run, for the months of papers that there are.
+    """
     ordered = definitions.resolve_asset_graph().toposorted_asset_keys
-    steps = []
     for job in jobs.ALL:
         definition = definitions.resolve_job_def(job.name)
         keys = [key for key in ordered if key in definition.asset_layer.executable_asset_keys]
-        partitions: Iterable[str | None] = [None]
-        if definition.partitions_def is not None:
-            partitions = sources if job is jobs.REFRESH_STRUCTURES else definition.partitions_def.get_partition_keys()
-        steps += [Step(job.name, key, partition) for partition in partitions for key in keys]
-    return steps
+        for partition in _partitions(job, definition, sources, months):
+            yield from (Step(job.name, key, partition) for key in keys)
+
+
+def _partitions(
+    job: dg.UnresolvedAssetJobDefinition,
+    definition: dg.JobDefinition,
+    sources: Iterable[str],
+    months: Callable[[], Iterable[str]],
+) -> Iterable[str | None]:
+    if definition.partitions_def is None:
+        return [None]
+    if job is jobs.REFRESH_STRUCTURES:
+        return sources
+    return months() if job is jobs.REFRESH_LITERATURE else definition.partitions_def.get_partition_keys()
 
 
 class Runner:
@@ -114,18 +135,31 @@ class Runner:
         *,
         is_forced: bool = False,
         config: Mapping[str, Mapping[str, Any]] | None = None,
+        left_out: Mapping[str, str] | None = None,
     ):
-        """Nothing runs yet; ``config`` holds parameters by asset key that differ from the defaults."""
+        """Nothing runs yet.
+
+        Args:
+            definitions: the code location.
+            instance: keeps the runs.
+            size: reaches the assets that take one.
+            is_forced: compute also what is unchanged.
+            config: parameters by asset key that differ from the defaults.
+            left_out: jobs that are not asked for, with the reason.
+        """
         self.definitions = definitions
         self.instance = instance
         self.size = size
         self.config = config or {}
+        self.left_out = left_out or {}
         self.outcomes: dict[Step, Outcome] = {}
         self._tags = {PROCESS_TAG: _process()} | ({} if is_forced else {SKIP_UNCHANGED_TAG: "true"})
 
     def run(self, step: Step) -> Outcome:
         """Run one step, unless something that it needs has failed before."""
-        if (blocker := self._blocker(step)) is not None:
+        if step.job in self.left_out:
+            outcome = Outcome(State.LEFT_OUT, message=self.left_out[step.job])
+        elif (blocker := self._blocker(step)) is not None:
             outcome = Outcome(State.BLOCKED, message=f"needs {blocker}")
         else:
             outcome = self._execute(step)
@@ -345,9 +379,29 @@ def _gallery(lake: Lake) -> list[str]:
     return [str(lake.blob(blob) / "index.html") for blob in blobs]
 
 
+@contextmanager
+def arxiv_of(size: Size) -> Iterator[Arxiv]:
+    """arXiv as the settings name it; for the demo its offline double, on a free port of loopback."""
+    if size is Size.full:
+        yield Arxiv.of(settings())
+        return
+    from atomvision_ml.literature.double.server import serve
+
+    with serve() as double:
+        yield Arxiv(
+            contact=DEMO_CONTACT, oai_url=double.oai_url, api_url=double.api_url, url=double.url, interval_s=0.0
+        )
+
+
 def run(size: Size, is_forced: bool, console: Console, config: Mapping[str, Mapping[str, Any]] | None = None) -> int:
     """Run everything; the exit code."""
-    definitions = build_definitions(settings())
+    with arxiv_of(size) as arxiv:
+        left_out = {} if arxiv.contact is not None else {job.name: NO_CONTACT for job in jobs.LITERATURE}
+        definitions = build_definitions(settings(), arxiv=arxiv)
+        return _run(definitions, size, console, {"is_forced": is_forced, "config": config, "left_out": left_out})
+
+
+def _run(definitions: dg.Definitions, size: Size, console: Console, options: Mapping[str, Any]) -> int:
     store: Store = (definitions.resources or {})["store"]
     page = Page(console)
     started = time.monotonic()
@@ -359,10 +413,10 @@ def run(size: Size, is_forced: bool, console: Console, config: Mapping[str, Mapp
     with instance:
         if ended := end_killed_runs(instance):
             console.print(f"{ended} run(s) of a killed terminal are now marked as failed")
-        runner = Runner(definitions, instance, size, is_forced=is_forced, config=config)
+        runner = Runner(definitions, instance, size, **options)
         sources = SOURCES if size is Size.full else ("prototypes",)
         try:
-            for step in plan(definitions, sources):
+            for step in plan(definitions, sources, lambda: store.lake.partitions(LITERATURE_PAPERS)):
                 with page.step(step):
                     outcome = runner.run(step)
                 page.outcome(step, outcome)

@@ -6,7 +6,7 @@ import dagster as dg
 
 from atomvision_assets.store import SKIP_UNCHANGED_TAG
 from atomvision_ml.schemas.vocabulary import SOURCES
-from dagster_project.jobs import REFRESH_STRUCTURES
+from dagster_project.jobs import HARVEST_LITERATURE, REFRESH_STRUCTURES
 
 
 @dg.schedule(
@@ -27,4 +27,17 @@ def refresh_structures_weekly(context: dg.ScheduleEvaluationContext) -> Iterator
         )
 
 
-ALL = [refresh_structures_weekly]
+@dg.schedule(
+    name="harvest_literature_nightly",
+    job=HARVEST_LITERATURE,
+    cron_schedule="0 6 * * 1-6",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="After arXiv's nightly announcement, Sunday to Thursday evening in New York, and once more.",
+)
+def harvest_literature_nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """One harvest; the months that it changes are made anew by the automation."""
+    return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
+
+
+ALL = [refresh_structures_weekly, harvest_literature_nightly]

@@ -26,6 +26,10 @@ class RefusedError(LiteratureError):
     """The server refuses for good; asking again does not help."""
 
 
+class UnusableReplyError(RefusedError):
+    """This one page cannot be taken: it is too large, or it leads to another host. Others can."""
+
+
 class ThrottledError(DamagedReplyError):
     """The server asks to slow down; ``retry_after_s`` is how long it wants us to wait, where it says so."""
 

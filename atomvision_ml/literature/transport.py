@@ -31,6 +31,7 @@ from atomvision_ml.literature.replies import (
     RefusedError,
     Reply,
     ThrottledError,
+    UnusableReplyError,
 )
 
 T = TypeVar("T")
@@ -128,7 +129,8 @@ class Transport:
 
         Raises:
             OutageError: no good reply after all attempts.
-            RefusedError: 403, a redirect to another host, or what ``check`` raises.
+            UnusableReplyError: a redirect to another host, or a reply that is too large.
+            RefusedError: 403, or what ``check`` raises.
         """
         chosen = self._parameters
         attempts = Retrying(
@@ -160,7 +162,7 @@ class Transport:
                 return _accepted(reply)
             address = _redirected(reply)
             if limited_host(address) != limited_host(url):
-                raise RefusedError(f"{url} leads to another host: {address}")
+                raise UnusableReplyError(f"{url} leads to another host: {address}")
         raise DamagedReplyError(f"{url}: more than {self._parameters.maximum_redirects} redirects")
 
     def _once(self, url: str) -> Reply:
@@ -184,7 +186,7 @@ class Transport:
             size += len(part)
             if size > self._parameters.maximum_bytes:
                 problem = f"{url}: larger than {self._parameters.maximum_bytes} bytes"
-                raise RefusedError(problem) if is_plain else DamagedReplyError(f"{problem} when unpacked")
+                raise UnusableReplyError(problem) if is_plain else DamagedReplyError(f"{problem} when unpacked")
             if time.monotonic() - started > self._parameters.deadline_s:
                 raise DamagedReplyError(f"{url}: not complete after {self._parameters.deadline_s:g} s")
         announced = response.headers.get("Content-Length", "")

@@ -32,3 +32,6 @@ SPLITS = ("train", "val", "test")
 
 SIZES = ("demo", "full")
 """The two sizes at which the graph runs; part of the identity of models and metrics."""
+
+FIRST_MONTH = "1991-08"
+"""Month in which arXiv began; the first partition of the monthly tables of the literature."""

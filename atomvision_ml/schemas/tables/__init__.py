@@ -1,10 +1,10 @@
 """The dictionary: every published table, by key."""
 
 from atomvision_ml.schemas.core import Table
-from atomvision_ml.schemas.tables import catalog, evaluation, images, models, predictions, structures
+from atomvision_ml.schemas.tables import catalog, evaluation, images, literature, models, predictions, structures
 
 TABLES: dict[str, Table] = {
-    table.key: table for room in (structures, images, models, predictions, evaluation, catalog) for table in room.ALL
+    table.key: table for room in (structures, images, literature, models, predictions, evaluation, catalog) for table in room.ALL
 }
 
 

@@ -43,12 +43,12 @@ HARVEST = Table(
         Column(
             name="watermark",
             type=pa.date32(),
-            description="Day on which the server began to answer; the next harvest asks from the day before.",
+            description="Newest datestamp of a record; the next harvest asks from the day before.",
         ),
         Column(name="n_records", type=I64, minimum=0, description="Records of this harvest."),
         Column(name="n_papers", type=I64, minimum=0, description="Papers known after it."),
         Column(name="touched_months", type=STRINGS, description="Months whose papers changed by it."),
-        Column(name="pages_blob", type=S, description="Folder of the raw pages, compressed as they came."),
+        Column(name="blob", type=S, description="Folder of the raw pages, compressed as they came."),
     ),
 )
 
@@ -106,10 +106,11 @@ TEXTS = Table(
         STATUS,
         REASON,
         Column(name="route", type=S, nullable=True, one_of=("html", "tex"), description="Where the text came from."),
-        Column(name="url", type=S, nullable=True, description="Its address."),
+        Column(name="url", type=S, nullable=True, description="Its address at arXiv."),
         Column(name="blob", type=S, nullable=True, description="Folder with the raw bytes, compressed."),
         Column(name="sha256", type=S, nullable=True, description="Of the raw bytes."),
         Column(name="n_bytes", type=I64, nullable=True, minimum=0, unit="B", description="Size of the raw bytes."),
+        Column(name="licence_url", type=S, nullable=True, description="Licence of this version when it was fetched."),
     ),
 )
 
@@ -148,7 +149,12 @@ FIGURES = Table(
         Column(
             name="image_urls",
             type=STRINGS,
-            description="Links to its images; of TeX sources the archive's address, `#`, the member.",
+            description="Links to its images at arXiv; of TeX sources the archive's address, `#`, the member.",
+        ),
+        Column(
+            name="image_labels",
+            type=STRINGS,
+            description="Letter of the sub-figure that each of these images is; empty where the source names none.",
         ),
         Column(
             name="n_missing_images", type=I32, minimum=0, description="Images that the source names but does not hold."
@@ -173,9 +179,14 @@ IMAGES = Table(
         Column(name="place", type=I32, minimum=1, description="Place in the figure, from 1."),
         STATUS,
         REASON,
-        Column(name="blob", type=S, nullable=True, description="Folder with the image as it came."),
-        Column(name="file", type=S, nullable=True, description="Its name there."),
-        Column(name="sha256", type=S, nullable=True, description="Of its bytes."),
+        Column(
+            name="blob",
+            type=S,
+            nullable=True,
+            description="Folder with the image as it came; of vector graphics with its raster too.",
+        ),
+        Column(name="file", type=S, nullable=True, description="Name of the pixels there."),
+        Column(name="sha256", type=S, nullable=True, description="Of the bytes as they came."),
         Column(name="width_px", type=I32, nullable=True, minimum=1, unit="px", description="Width."),
         Column(name="height_px", type=I32, nullable=True, minimum=1, unit="px", description="Height."),
         IS_REDISTRIBUTABLE,

@@ -63,14 +63,38 @@ def step(key: str, partition: str | None = None, job: str = "refresh_structures"
 
 @pytest.mark.parametrize("sources", [SOURCES, ("prototypes",)])
 def test_plan_has_every_asset_after_its_inputs(definitions: dg.Definitions, sources: tuple[str, ...]) -> None:
-    steps = plan(definitions, sources)
-    assert {s.key.to_user_string() for s in steps} == set(TABLES)
+    external = {"literature/papers"}
+    steps = list(plan(definitions, sources, lambda: ["2007-01", "2018-03"]))
+    assert {s.key.to_user_string() for s in steps} == set(TABLES) - external
+    assert {s.partition for s in steps if s.job == "refresh_literature"} == {"2007-01", "2018-03"}
     assert {s.partition for s in steps if s.job == "refresh_structures"} == set(sources)
     assert {s.partition for s in steps if s.job == "refresh_training_sets"} == set(TASKS)
-    graph, seen = definitions.resolve_asset_graph(), set()
+    graph, seen = definitions.resolve_asset_graph(), {asset_key_of(key) for key in external}
     for s in steps:
         assert graph.get(s.key).parent_keys <= seen | {s.key}, s.name
         seen.add(s.key)
+
+
+def test_months_are_asked_for_when_the_harvest_has_run(definitions: dg.Definitions) -> None:
+    seen: list[str] = []
+    for s in plan(definitions, SOURCES, lambda: ["2018-03"] if "literature/harvest" in seen else []):
+        seen.append(s.name)
+    assert "literature/links" in seen
+    assert seen.index("literature/panels[2018-03]") < seen.index("literature/links")
+
+
+def test_job_that_is_left_out_says_why_and_is_no_failure(definitions: dg.Definitions) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        runner = Runner(definitions, instance, Size.full, left_out={"harvest_literature": "no contact"})
+        outcome = runner.run(step("literature/harvest", job="harvest_literature"))
+        assert (outcome.state, outcome.message) == (State.LEFT_OUT, "no contact")
+        assert instance.get_runs() == []
+
+
+def test_harvest_without_contact_fails_and_says_what_to_do(runner: Runner) -> None:
+    outcome = runner.run(step("literature/harvest", job="harvest_literature"))
+    assert outcome.state is State.FAILED
+    assert "ATOMVISION_CONTACT" in outcome.message
 
 
 def test_step_without_inputs_fails_and_says_what_to_do(runner: Runner) -> None:
@@ -234,8 +258,8 @@ def records(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeRe
 
 job = dg.define_asset_job("refresh_structures", selection=[records])
 definitions = dg.Definitions([records], jobs=[job], resources={"store": Store(root=sys.argv[1])})
-run.build_definitions = lambda settings: definitions
-run.plan = lambda definitions, sources: [run.Step("refresh_structures", records.key, "prototypes")] * 3
+run.build_definitions = lambda settings, arxiv: definitions
+run.plan = lambda *given: [run.Step("refresh_structures", records.key, "prototypes")] * 3
 sys.exit(run.run(run.Size.demo, False, Console()))
 """
 
