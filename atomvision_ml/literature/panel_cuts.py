@@ -29,7 +29,10 @@ _LEAST_SHARE = 0.06
 """Share of the image's edge below which a piece is no panel: letters, titles, scales."""
 
 _LEAST_STEP = 8
-"""Mean step in grey values across an edge between touching panels."""
+"""Step in grey values that can be an edge between touching panels."""
+
+_CAPTION_WEIGHT = 5.0
+"""How much likelier the number of panels that the caption tells is than any other, before the image is seen."""
 
 _SOLID = 0.85
 """Share of a box that is not page where it is a picture and not a drawing."""
@@ -65,8 +68,8 @@ def divide(image: np.ndarray, count: int) -> Division | None:
     options = blocks.divisions(whole, max(count + 2, 4))
     if count not in options:
         return None
-    total = sum(math.exp(score) for score, _ in options.values())
-    confidence = math.exp(options[count][0]) / total
+    weights = {n: math.exp(score) * (_CAPTION_WEIGHT if n == count else 1) for n, (score, _) in options.items()}
+    confidence = weights[count] / sum(weights.values())
     return Division(tuple(reading_order([blocks.body(box) for box in options[count][1]])), confidence)
 
 
@@ -94,16 +97,19 @@ class _Blocks:
     def __init__(self, image: np.ndarray) -> None:
         self.height, self.width = image.shape[:2]
         self._page = _page_colour(image)
-        colours = {tuple(self._page), (255, 255, 255), (0, 0, 0)}
-        self._sums = {}
+        colours = {self._page, (255, 255, 255), (0, 0, 0)}
+        self._sums: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         for colour in sorted(colours):
             is_colour = (np.abs(image.astype(np.int16) - np.array(colour)) <= _TOLERANCE).all(axis=-1)
             self._sums[colour] = (_cumulated(is_colour, 1), _cumulated(is_colour, 0))
         grey = image.mean(axis=-1, dtype=np.float32)
-        self._steps = (
-            _cumulated(np.abs(np.diff(grey, axis=0)), 1, np.float32),
-            _cumulated(np.abs(np.diff(grey, axis=1)), 0, np.float32),
-        )
+        self._steps = {}
+        for axis in (0, 1):
+            steps = np.abs(np.diff(grey, axis=axis))
+            self._steps[axis] = (
+                _cumulated(steps, 1 - axis, np.float32),
+                _cumulated(steps > _LEAST_STEP, 1 - axis),
+            )
         self._known: dict[tuple[Box, int], dict[int, tuple[float, list[Box]]]] = {}
 
     def divisions(self, box: Box, most: int) -> dict[int, tuple[float, list[Box]]]:
@@ -167,45 +173,43 @@ class _Blocks:
 
     def _share(self, box: Box, axis: int, colour: tuple[int, ...]) -> np.ndarray:
         """Share of a colour in each row (axis 0) or column of a block."""
-        left, top, right, bottom = box
-        sums = self._sums[tuple(colour)][axis]
-        if axis == 0:
-            return (sums[top:bottom, right].astype(float) - sums[top:bottom, left]) / (right - left)
-        return (sums[bottom, left:right].astype(float) - sums[top, left:right]) / (bottom - top)
+        return self._along(self._sums[colour][axis], box, axis)
 
     def _gutters(self, box: Box, axis: int) -> Iterator[Cut]:
         for colour in self._sums:
             share = self._share(box, axis, colour)
-            pieces = _without_small(_pieces(share >= 1), self._least(axis))
-            for (_, end), (start, _) in itertools.pairwise(pieces):
-                beside = [1 - share[max(0, end - 3) : end].min(), 1 - share[start : start + 3].min()]
-                thickness = (start - end) / min(self.height, self.width)
-                is_page = colour == tuple(self._page)
-                evidence = -2.5 + 6 * min(beside) + 60 * min(thickness, 0.05) * is_page - (0 if is_page else 1.0)
+            for (first, second), gap in _gaps(_pieces(share >= 1), self._least(axis)):
+                beside = (1 - share[max(0, first[1] - 3) : first[1]].min(), 1 - share[second[0] : second[0] + 3].min())
+                thickness = (gap[1] - gap[0]) / min(self.height, self.width)
+                evidence = -2.5 + 6 * min(beside) + 60 * min(thickness, 0.05) * (colour == self._page)
                 offset = box[1 - axis]
-                yield Cut(axis, end + offset, start + offset, _probability(evidence))
+                yield Cut(axis, gap[0] + offset, gap[1] + offset, _probability(evidence - (colour != self._page)))
 
     def _edges(self, box: Box, axis: int) -> Iterator[Cut]:
-        """Rows or columns where grey values jump all along a block, without a gutter."""
+        """Rows or columns where grey values jump all along a block of pictures, without a gutter."""
         from scipy import ndimage
 
-        left, top, right, bottom = box
         least = self._least(axis)
-        if (bottom - top if axis == 0 else right - left) < 2 * least:
+        page = self._share(box, axis, self._page)
+        if len(page) < 2 * least or page.mean() > 1 - _SOLID:
             return
-        sums = self._steps[axis]
-        if axis == 0:
-            steps = (sums[top : bottom - 1, right] - sums[top : bottom - 1, left]) / (right - left)
-        else:
-            steps = (sums[bottom, left : right - 1] - sums[top, left : right - 1]) / (bottom - top)
+        jumps, jumping = (self._along(sums, box, axis)[:-1] for sums in self._steps[axis])
         footprint = np.ones(2 * (least // 2) + 1, bool)
         footprint[least // 2 - 1 : least // 2 + 2] = False
-        nearby = ndimage.maximum_filter(steps, footprint=footprint, mode="nearest")
-        inside = slice(least, len(steps) - least)
-        ratio = steps[inside] / np.maximum(nearby[inside], 1)
-        for place in np.flatnonzero((ratio > 2) & (steps[inside] > _LEAST_STEP)):
-            at = least + int(place) + 1 + box[1 - axis]
-            yield Cut(axis, at, at, _probability(2 * (float(ratio[place]) - 3)))
+        nearby = ndimage.maximum_filter(jumps, footprint=footprint, mode="nearest")
+        for place in range(least, len(jumps) - least):
+            ratio = float(jumps[place] / max(nearby[place], 1))
+            beside = max(page[place - 2 : place + 4])
+            if ratio > 1.5 and jumping[place] > 0.5 and beside < 0.1:
+                at = place + 1 + box[1 - axis]
+                yield Cut(axis, at, at, _probability(2 * (ratio - 3) + 5 * (float(jumping[place]) - 0.6), 0.5))
+
+    def _along(self, sums: np.ndarray, box: Box, axis: int) -> np.ndarray:
+        """Means over each row (axis 0) or column of a block, from sums along it; the last of steps means nothing."""
+        left, top, right, bottom = box
+        if axis == 0:
+            return (sums[top:bottom, right].astype(float) - sums[top:bottom, left]) / (right - left)
+        return (sums[bottom, left:right].astype(float) - sums[top, left:right]) / (bottom - top)
 
     def _least(self, axis: int) -> int:
         return max(8, round(_LEAST_SHARE * (self.height, self.width)[axis]))
@@ -238,10 +242,18 @@ def _pieces(is_gutter: np.ndarray) -> list[tuple[int, int]]:
     return [(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _without_small(pieces: list[tuple[int, int]], least: int) -> list[tuple[int, int]]:
-    """Small pieces left out: letters, titles, numbers; what they belong to is decided by the cuts that remain."""
-    return [piece for piece in pieces if piece[1] - piece[0] >= least]
+def _gaps(
+    pieces: list[tuple[int, int]], least: int
+) -> Iterator[tuple[tuple[tuple[int, int], tuple[int, int]], tuple[int, int]]]:
+    """Neighbours among the larger pieces, and the widest gap between them.
+
+    Small pieces (letters, titles, numbers) stay on that side of the widest gap where they are.
+    """
+    large = [number for number, (start, end) in enumerate(pieces) if end - start >= least]
+    for first, second in itertools.pairwise(large):
+        between = [(pieces[n][1], pieces[n + 1][0]) for n in range(first, second)]
+        yield (pieces[first], pieces[second]), max(between, key=lambda gap: gap[1] - gap[0])
 
 
-def _probability(evidence: float) -> float:
-    return min(0.995, 1 / (1 + math.exp(-evidence)))
+def _probability(evidence: float, most: float = 0.995) -> float:
+    return most / (1 + math.exp(-evidence))

@@ -17,8 +17,8 @@ from atomvision_ml.literature.text_reading import Box, ReadText, line_image, tex
 _IN_NM = {"nm": 1.0, "angstrom": 0.1, "um": 1e3, "mm": 1e6}
 
 _NUMBER = r"(\d+(?:[.,]\d+)?|[lI])"
-_RECIPROCAL = re.compile(rf"{_NUMBER}\s*(?:1/|/\s*)(?:nm|[AÅ])|{_NUMBER}\s*(?:nm|[AÅ])\s*[-–⁻−]\s*[1¹lI]")
-_LENGTH = re.compile(rf"{_NUMBER}\s*(nm|n[mn]|[AÅ](?![a-z])|[µμu]m|[µμu]rn|pm|mm)", re.IGNORECASE)
+_RECIPROCAL = re.compile(rf"{_NUMBER}[\s.]*(?:1/|/\s*)(?:[nm]m|[AÅ])|{_NUMBER}\s*(?:nm|[AÅ])\s*[-–⁻−]\s*[1¹lI]")
+_LENGTH = re.compile(rf"{_NUMBER}\s*(nm|n[mn]|[AÅ](?![a-z])|[µμu]i?m|[µμu]rn|pm|mm)", re.IGNORECASE)
 
 _INKS = np.array(
     [
@@ -37,11 +37,16 @@ _INKS = np.array(
 _TOLERANCES = (30, 75)
 """Largest distance, in any channel, from an ink: as drawn, and after resampling."""
 
+_NO_POINT = str.maketrans("", "", ".,")
+
 _SHARP = 40
 """Distance between a bar and what surrounds it."""
 
 _SHARES = (0.5, 0.7, 0.85)
 """Nearness to the ink, 1 being the bar's own colour and 0 what lies around it, from which pixels are glyphs."""
+
+_SURE = 0.85
+"""Confidence of a text from which a second reading of it is enough."""
 
 _MOST_BARS, _MOST_LINES = 3, 4
 """Likeliest bars of a panel, and nearest lines of each, that are read."""
@@ -80,6 +85,7 @@ def parse_length(text: str) -> tuple[float | None, bool] | None:
     """Length in nm and whether it is reciprocal (then without length); None for a text that is no length.
 
     What recognisers take for another is taken back: "l nm" is 1 nm, "pm" is µm (bars of picometres are not drawn).
+    Numbers of more than two significant digits are no bar's: a stroke was taken for a digit.
     """
     if _RECIPROCAL.search(text):
         return None, True
@@ -87,6 +93,8 @@ def parse_length(text: str) -> tuple[float | None, bool] | None:
     if match is None:
         return None
     value = 1.0 if match[1] in "lI" else float(match[1].replace(",", "."))
+    if len(match[1].translate(_NO_POINT).strip("0")) > 2:
+        return None
     written = match[2].lower()
     unit = {"å": "angstrom", "a": "angstrom", "mm": "mm"}.get(written, "nm" if written[0] == "n" else "um")
     return (value * _IN_NM[unit], False) if value > 0 else None
@@ -115,14 +123,26 @@ def find_bars(image: np.ndarray) -> list[ScaleBarReading]:
     if min(height, width) < 24:
         return []
     found: list[ScaleBarReading] = []
-    for ink in _INKS:
+    is_grey = int(np.ptp(image, axis=-1).max()) < 255 - _TOLERANCES[-1]
+    for ink in _INKS[:2] if is_grey else _INKS:
         distance = _distance_to(image, ink)
         for tolerance in _TOLERANCES:
             for box in _long_runs(distance <= tolerance, max(8, round(0.05 * width))):
                 confidence = _bar_confidence(image, distance <= tolerance, box)
                 if confidence > 0 and not any(_overlap(box, each.box) for each in found):
                     found.append(ScaleBarReading(box, _length_px(image, box), None, False, confidence))
-    return sorted(found, key=lambda bar: -bar.confidence)
+    bars = [bar for bar in found if not any(_is_border(bar.box, other.box) for other in found)]
+    return sorted(bars, key=lambda bar: -bar.confidence)
+
+
+def _is_border(box: Box, other: Box) -> bool:
+    """Whether a rectangle is the border or the box of the bar above or below it: it is longer, if by a pixel."""
+    shared = min(box[2], other[2]) - max(box[0], other[0])
+    gap = max(box[1], other[1]) - min(box[3], other[3])
+    lengths, heights = (each[2] - each[0] for each in (box, other)), (each[3] - each[1] for each in (box, other))
+    (length, other_length), (height, other_height) = lengths, heights
+    is_larger = length > other_length or (length == other_length and height < other_height)
+    return 0 <= gap <= 1 and is_larger and shared >= 0.9 * other_length
 
 
 def _distance_to(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
@@ -163,7 +183,8 @@ def _bar_confidence(image: np.ndarray, mask: np.ndarray, box: Box) -> float:
     if filled < 0.85 or contrast < 0.7:
         return 0.0
     middle = (top + bottom) / 2 / height
-    return 0.6 * filled * contrast * (0.7 + 0.3 * math.sqrt(max(middle, 1 - middle)))
+    place = 0.7 + 0.3 * math.sqrt(max(middle, 1 - middle))
+    return 0.6 * filled * contrast * place * (0.8 + 0.2 * min(1.0, length / (0.12 * width)))
 
 
 def _length_px(image: np.ndarray, box: Box) -> float:
@@ -185,20 +206,25 @@ def _beyond(distance: np.ndarray) -> float:
 
 
 def _with_text(image: np.ndarray, reading: ScaleBarReading, read_text: ReadText) -> ScaleBarReading:
-    """A bar with the length that stands beside it; without such a text it is half as sure."""
-    best = replace(reading, confidence=0.5 * reading.confidence)
+    """A bar with the length that stands beside it; without such a text it is half as sure.
+
+    The text is read from several renderings, until two agree: "nm" and "mm" are easily taken for each other.
+    """
+    votes: dict[tuple[float | None, bool], list[float]] = {}
     for share in _SHARES:
         for line in _lines_beside(image, reading.box, share):
             text, confidence = read_text(line)
             parsed = parse_length(text)
-            if parsed is None:
-                continue
-            sure = math.sqrt(min(1.0, reading.confidence / 0.6) * confidence)
-            if sure > best.confidence:
-                best = replace(reading, length_nm=parsed[0], is_reciprocal=parsed[1], confidence=sure)
-        if best.confidence > 0.9:
+            if parsed is not None:
+                votes.setdefault(parsed, []).append(confidence)
+        if any(len(each) > 1 and max(each) > _SURE for each in votes.values()):
             break
-    return best
+    if not votes:
+        return replace(reading, confidence=0.5 * reading.confidence)
+    (length, is_reciprocal), confidences = max(votes.items(), key=lambda vote: sum(vote[1]))
+    share_of_votes = sum(confidences) / sum(sum(each) for each in votes.values())
+    sure = math.sqrt(min(1.0, reading.confidence / 0.6) * max(confidences) * share_of_votes)
+    return replace(reading, length_nm=length, is_reciprocal=is_reciprocal, confidence=sure)
 
 
 def _lines_beside(image: np.ndarray, box: Box, share: float) -> list[np.ndarray]:
@@ -208,9 +234,10 @@ def _lines_beside(image: np.ndarray, box: Box, share: float) -> list[np.ndarray]
     left, top = max(0, box[0] - reach_x), max(0, box[1] - reach_y)
     window = image[top : min(height, box[3] + reach_y), left : min(width, box[2] + reach_x)]
     bar = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
-    ink = np.median(image[box[1] : box[3], box[0] : box[2]], axis=(0, 1))
-    distance = _distance_to(window, ink).astype(float)
-    nearness = 1 - np.minimum(1, distance / max(float(np.median(distance)), _SHARP))
+    distance = _distance_to(window, np.median(image[box[1] : box[3], box[0] : box[2]], axis=(0, 1)))
+    ring = distance[max(0, bar[1] - 5) : bar[3] + 5, max(0, bar[0] - 5) : bar[2] + 5]
+    contrast = max(float(np.median(ring[ring >= _SHARP])) if (ring >= _SHARP).any() else 0.0, _SHARP)
+    nearness = 1 - np.minimum(1, distance / contrast)
     nearness[max(0, bar[1] - 1) : bar[3] + 1, max(0, bar[0] - 1) : bar[2] + 1] = 0
     lines = [
         line
@@ -226,7 +253,7 @@ def _is_beside(line: Box, bar: Box) -> bool:
     """Whether a line of text stands directly above, below or beside a bar, and does not hold it."""
     height = line[3] - line[1]
     across, down = max(line[0], bar[0]) - min(line[2], bar[2]), max(line[1], bar[1]) - min(line[3], bar[3])
-    return max(across, down) >= -1 and across <= 2.5 * height and down <= 2.5 * height
+    return max(across, down) >= 2 and across <= 2.5 * height and down <= 2.5 * height
 
 
 def _gap(first: Box, second: Box) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 _PADDING = 0.35
 """Border of background around a line, in heights of it."""
 
-_SPACE = 1.1
+_SPACE = 1.4
 """Widest space between glyphs of a line, in heights of it."""
 
 _MOST_GLYPHS = 300
@@ -54,12 +54,12 @@ def text_lines(mask: np.ndarray, height_px: tuple[int, int]) -> list[Box]:
     from scipy import ndimage
 
     least, most = height_px
-    components, _ = ndimage.label(mask, np.ones((3, 3), int))
+    components, _ = ndimage.label(ndimage.binary_dilation(mask, np.ones((3, 1), bool)), np.ones((3, 3), int))
     tall, low = [], []
     for rows, columns in ndimage.find_objects(components):
-        box = (columns.start, rows.start, columns.stop, rows.stop)
+        box = (columns.start, rows.start + 1, columns.stop, rows.stop - 1)
         height, width = box[3] - box[1], box[2] - box[0]
-        if least <= height <= most and width <= 2 * most:
+        if least <= height <= most and width <= 3 * most:
             tall.append(box)
         elif height < least and width <= most:
             low.append(box)
