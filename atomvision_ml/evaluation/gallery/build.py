@@ -102,11 +102,11 @@ def build_gallery(
             "tables": result_tables(metrics, task),
             "verdict": verdicts.get(task),
         }
-        _write(folder / name, "task.html.j2", **page)
+        write_page(folder / name, "task.html.j2", **page)
         pages.append({"page": name, "title": PROTOCOLS[task].title, "n_items": len(entries)})
         cards.append(_summary(page, metrics, task))
     title = "AtomVision gallery"
-    _write(folder / "index.html", "index.html.j2", title=title, cards=cards)
+    write_page(folder / "index.html", "index.html.j2", title=title, cards=cards)
     return [{"page": "index.html", "title": title, "n_items": total}, *pages]
 
 
@@ -204,7 +204,8 @@ def _summary(page: Row, metrics: pl.DataFrame, task: str) -> Row:
     }
 
 
-def _write(path: Path, template: str, **values: Any) -> None:
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write one page from a template of the gallery."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent / "templates")
