@@ -64,6 +64,8 @@ def serve_double(
             signal.sigwait(ends)
     except (OSError, ValueError) as error:
         raise _failed(str(error)) from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
 
 
 @app.command()
