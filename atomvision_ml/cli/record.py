@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from atomvision_ml.experiments.record import Record
+    from atomvision_ml.experiments.worker import FileReader
 
 
 def record(
@@ -22,9 +23,7 @@ def record(
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the sidecar file; YAML, may be repeated."),
     ] = None,
     profiles: Annotated[Path | None, typer.Option(help="Folder of further instrument profiles (YAML).")] = None,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON schema of the sidecar file and end.")
-    ] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the sidecar file.")] = False,
 ) -> None:
     """Show what is known of a file's images, and write what is missing into FILE.meta.yaml beside it.
 
@@ -38,7 +37,7 @@ def record(
         sidecar_path,
         write_sidecar,
     )
-    from atomvision_ml.experiments.worker import RejectedError
+    from atomvision_ml.experiments.worker import FileReader, RejectedError
 
     if schema:
         _print_schema()
@@ -48,11 +47,13 @@ def record(
     try:
         before = read_sidecar(sidecar_path(file))
         given = checked_values(_parsed(set_ or []), "--set")
-        records = _records(file, profiles, before | given)
-        given |= _asked(records[0]) if not set_ and sys.stdin.isatty() else {}
+        with FileReader() as reader:
+            records = _records(file, reader, profiles, before | given)
+            if not set_ and sys.stdin.isatty():
+                given |= _asked(records[0])
+                records = _records(file, reader, profiles, before | given)
         if given:
             write_sidecar(sidecar_path(file), before | given, records[0].model_dump())
-            records = _records(file, profiles, before | given)
     except RejectedError as error:
         _fail(f"{file}: {error.reason}")
     except (SidecarError, ProfileError, OSError) as error:
@@ -62,14 +63,13 @@ def record(
         typer.echo(f"{sidecar_path(file)}: {len(before | given)} fields")
 
 
-def _records(file: Path, profiles: Path | None, sidecar: dict[str, Any]) -> Sequence[Record]:
+def _records(file: Path, reader: FileReader, profiles: Path | None, sidecar: dict[str, Any]) -> Sequence[Record]:
     import tempfile
 
     from atomvision_ml.experiments.capture import capture
     from atomvision_ml.experiments.profiles import load_profiles
-    from atomvision_ml.experiments.worker import FileReader
 
-    with FileReader() as reader, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         captured = capture(file, folder, reader, load_profiles(profiles), sidecar=sidecar)
     for reason in captured.rejected:
         typer.echo(f"left out: {reason}", err=True)

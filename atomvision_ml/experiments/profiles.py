@@ -120,8 +120,11 @@ def _from_folder(folder: Path) -> tuple[Profile, ...]:
 def _from_file(path: Path) -> Profile:
     try:
         return Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
-        raise ProfileError(f"{path}: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
+        raise ProfileError(f"{path.name}: {faults}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path.name}: no YAML: {' '.join(str(error).split())[:200]}") from error
 
 
 def translate(kind: Format, header: Mapping[str, Any], profiles: Sequence[Profile]) -> Translation:

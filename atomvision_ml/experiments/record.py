@@ -7,6 +7,7 @@ field is in the profiles (:mod:`.profiles`).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -309,7 +310,7 @@ def write_sidecar(path: Path, values: Mapping[str, Any], known: Mapping[str, Any
         if name in values:
             lines.append(f"{_yaml_line(name, values[name])}  # {note}")
         else:
-            told = f" (header: {known[name]})" if known.get(name) is not None else ""
+            told = f" (header: {' '.join(str(known[name]).split())})" if known.get(name) is not None else ""
             lines.append(f"# {name}:  # {note}{told}")
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -323,7 +324,5 @@ def _note(name: str) -> str:
 
 
 def _yaml_line(name: str, value: Any) -> str:
-    plain = list(value) if isinstance(value, tuple) else value
-    return yaml.safe_dump(
-        {name: plain}, default_flow_style=None, allow_unicode=True, sort_keys=False, width=10_000
-    ).strip("\n")
+    """JSON is YAML of one line."""
+    return f"{name}: {json.dumps(value, default=str, ensure_ascii=False)}"

@@ -1,0 +1,158 @@
+"""Files of strangers: every damaged or hostile one ends as a rejection with its reason, or is read as it is."""
+
+import contextlib
+import io
+import os
+import signal
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from experiment_files import WRITERS, micrograph
+from hostile_files import cases, genuine
+
+from atomvision_ml.experiments.capture import capture
+from atomvision_ml.experiments.reading import ReadLimits
+from atomvision_ml.experiments.worker import FileReader, RejectedError
+
+LIMITS = ReadLimits(
+    memory_bytes=2**30, time_s=20.0, maximum_pixel_bytes=2**26, maximum_total_bytes=2**27, maximum_ratio=50.0
+)
+
+
+def test_the_corpus(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "genuine").mkdir()
+    files = genuine(tmp_path / "genuine")
+    n_cases, n_rejected, wrong, reasons, peak_kib = 0, 0, [], {}, 0
+    with FileReader(LIMITS) as reader:
+        for case in cases(files):
+            n_cases += 1
+            with tempfile.TemporaryDirectory() as inbox, tempfile.TemporaryDirectory() as pixels:
+                path = case.make(Path(inbox))
+                before = sorted(os.listdir(inbox))
+                try:
+                    found = capture(path, pixels, reader).pixels[0]
+                except RejectedError as error:
+                    n_rejected += 1
+                    reasons[case.name] = error.reason
+                    if not error.reason or inbox in error.reason:
+                        wrong.append((case.name, error.reason))
+                else:
+                    if not _is_faithful(case, found):
+                        wrong.append((case.name, "read, but not as it was"))
+                assert sorted(os.listdir(inbox)) == before, f"{case.name}: the inbox was changed"
+            peak_kib = max(peak_kib, _peak_kib(reader.process_id))
+    assert n_cases >= 300
+    assert wrong == []
+    assert n_rejected > 0.4 * n_cases
+    assert 0 < peak_kib * 1024 < LIMITS.memory_bytes
+    assert not (tmp_path / "opened_by_a_pickle").exists()
+    assert "never opened" in reasons["pickle_as.dm3"]
+    assert "link to another file" in reasons["hdf5_link_out"]
+    assert "another file" in reasons["hdf5_data_elsewhere"]
+    assert "another file" in reasons["hdf5_virtual"]
+    assert "not a plain file" in reasons["pipe"]
+
+
+def _is_faithful(case, found):
+    """A cut or renamed file gives the image to the byte. Flipped bytes change no more pixels than there were flips,
+    unless they hit the header: then what is read is what the file now says."""
+    if case.pixels is None:
+        return found.ndim in (2, 3) and np.isfinite(found).mean() >= 0.99
+    if case.n_flipped == 0:
+        return np.array_equal(found, case.pixels)
+    return found.ndim in (2, 3) and np.isfinite(found).mean() >= 0.99
+
+
+def _peak_kib(process_id):
+    if process_id is None:
+        return 0
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1])
+    return 0
+
+
+@pytest.mark.parametrize("name", ["dm3", "dm4", "ser", "mrc", "sxm", "emd_velox", "hspy", "tiff"])
+def test_flipped_pixels_are_read_as_the_file_has_them(tmp_path, name):
+    """Uncompressed formats have no checksum: a flipped byte within the pixels changes that pixel and no other."""
+    suffix, write = WRITERS[name]
+    path = tmp_path / f"a{suffix}"
+    pixels = micrograph("f4" if name in ("sxm", "hspy") else "u2")
+    write(path, pixels)
+    stored = pixels.astype(">f4") if name == "sxm" else pixels[::-1] if name == "ser" else pixels
+    content, place = bytearray(path.read_bytes()), path.read_bytes().find(stored.tobytes())
+    assert place > 0
+    changed = stored.copy()
+    changed.reshape(-1).view(np.uint8)[5 * stored.itemsize] ^= 1
+    content[place + 5 * stored.itemsize] ^= 1
+    path.write_bytes(content)
+    from atomvision_ml.experiments.readers.registry import read
+
+    expected = changed[::-1] if name == "ser" else changed
+    np.testing.assert_array_equal(read(path, ReadLimits())[1].pictures[0].pixels, expected)
+
+
+def _dm3(tmp_path):
+    path = tmp_path / "a.dm3"
+    WRITERS["dm3"][1](path, micrograph())
+    return path
+
+
+def test_a_killed_worker_is_a_rejection_and_the_next_file_is_read(tmp_path):
+    path = _dm3(tmp_path)
+    children = psutil.Process().children()
+    with FileReader() as reader, tempfile.TemporaryDirectory() as folder:
+        reader.read(path, folder)
+        first = reader.process_id
+        os.kill(first, signal.SIGSEGV)
+        with pytest.raises(RejectedError, match="SIGSEGV") as caught:
+            reader.read(path, folder)
+        assert caught.value.code == "crashed"
+        np.testing.assert_array_equal(reader.read(path, folder).pictures[0].pixels, micrograph())
+        assert reader.process_id != first
+    assert psutil.Process().children() == children
+
+
+def test_a_worker_that_hangs_is_killed(tmp_path):
+    path = _dm3(tmp_path)
+    with FileReader(ReadLimits(time_s=0.5)) as reader, tempfile.TemporaryDirectory() as folder:
+        reader._start()
+        hanging = reader.process_id
+        os.kill(hanging, signal.SIGSTOP)
+        with pytest.raises(RejectedError, match=r"took longer than 0\.5 s") as caught:
+            reader.read(path, folder)
+        assert caught.value.code == "too_slow"
+        assert reader.process_id is None
+        assert not psutil.pid_exists(hanging)
+
+
+def test_a_file_that_needs_too_much_memory_is_rejected(tmp_path):
+    """Within every claim's limit, but not within the worker's memory."""
+    zeros = io.BytesIO()
+    np.save(zeros, np.zeros((20000, 20000), np.uint8))
+    with zipfile.ZipFile(tmp_path / "a.ndata1", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("data.npy", zeros.getvalue())
+        archive.writestr("metadata.json", "{}")
+    limits = ReadLimits(memory_bytes=2**28, maximum_ratio=1e6)
+    with FileReader(limits) as reader, tempfile.TemporaryDirectory() as folder:
+        with pytest.raises(RejectedError) as caught:
+            reader.read(tmp_path / "a.ndata1", folder)
+        assert caught.value.code == "too_much_memory"
+        assert reader.read(_dm3(tmp_path), folder).format == "dm3"
+
+
+def test_a_worker_is_used_for_many_files(tmp_path):
+    path = _dm3(tmp_path)
+    with FileReader() as reader:
+        workers = set()
+        for _ in range(5):
+            with tempfile.TemporaryDirectory() as folder:
+                reader.read(path, folder)
+                workers.add(reader.process_id)
+    assert len(workers) == 1
