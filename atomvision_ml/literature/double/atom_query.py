@@ -81,7 +81,7 @@ def error_feed(summary: str, now: datetime) -> bytes:
         _element("summary", summary),
         _element("author", _element("name", "arXiv api core")),
     )
-    return _document("https://arxiv.org/", "arXiv Search Results", now, (1, 1, 0), [entry])
+    return _document("https://arxiv.org/", "arXiv Search Results", now, (1, 1, 0), [], [entry])
 
 
 def parse_query(query: str) -> Test:
@@ -225,11 +225,17 @@ def _named(corpus: Corpus, names: Sequence[str]) -> list[Found]:
 def _feed(part: Sequence[Found], asked: Asked, total: int, now: datetime, url: str) -> bytes:
     words = f"search_query={asked.query}&id_list={','.join(asked.names)}&start={asked.start}&max_results={asked.size}"
     counts = (asked.size, total, asked.start)
-    return _document(url, f"arXiv Query: {words}", now, counts, [_entry(*found) for found in part])
+    link = _element("link", href=f"{url}?{words}", type="application/atom+xml")
+    return _document(url, f"arXiv Query: {words}", now, counts, [link], [_entry(*found) for found in part])
 
 
 def _document(
-    address: str, title: str, now: datetime, counts: tuple[int, int, int], entries: Sequence[etree._Element]
+    address: str,
+    title: str,
+    now: datetime,
+    counts: tuple[int, int, int],
+    links: Sequence[etree._Element],
+    entries: Sequence[etree._Element],
 ) -> bytes:
     from lxml import etree
 
@@ -239,29 +245,35 @@ def _document(
         _element("id", address),
         _element("title", title),
         _element("updated", _iso(now)),
+        *links,
         *(_element(name, str(number), space="search") for name, number in numbers),
         *entries,
     )
-    return etree.tostring(feed, xml_declaration=True, encoding="UTF-8")
+    return etree.tostring(feed, xml_declaration=True, encoding="UTF-8", pretty_print=True)
 
 
 def _entry(paper: HeldPaper, version: HeldVersion) -> etree._Element:
     name = f"{paper.id}v{version.version}"
-    optional = {"comment": paper.comments, "journal_ref": paper.journal_ref, "doi": paper.doi}
-    return _element(
-        "entry",
+    elements = [
         _element("id", f"http://arxiv.org/abs/{name}"),
         _element("title", paper.title),
         _element("updated", _iso(version.submitted_at)),
         _element("link", href=f"https://arxiv.org/abs/{name}", rel="alternate", type="text/html"),
         _element("link", href=f"https://arxiv.org/pdf/{name}", rel="related", type="application/pdf", title="pdf"),
         _element("summary", paper.abstract),
-        *(_element("category", term=term, scheme="http://arxiv.org/schemas/atom") for term in paper.categories),
+        *(_element("category", term=term, scheme=NAMESPACES["arxiv"]) for term in paper.categories),
         _element("published", _iso(paper.versions[0].submitted_at)),
-        *(_element(key, words, space="arxiv") for key, words in optional.items() if words),
-        _element("primary_category", space="arxiv", term=paper.categories[0]),
-        *(_element("author", _element("name", author)) for author in paper.author_list),
-    )
+    ]
+    if paper.comments:
+        elements.append(_element("comment", paper.comments, space="arxiv"))
+    elements.append(_element("primary_category", space="arxiv", term=paper.categories[0]))
+    if paper.journal_ref:
+        elements.append(_element("journal_ref", paper.journal_ref, space="arxiv"))
+    elements += [_element("author", _element("name", author)) for author in paper.author_list]
+    if paper.doi:
+        elements.append(_element("doi", paper.doi, space="arxiv"))
+        elements.append(_element("link", href=f"https://doi.org/{paper.doi}", rel="related", title="doi"))
+    return _element("entry", *elements)
 
 
 def _element(tag: str, *content: str | etree._Element, space: str = "atom", **attributes: str) -> etree._Element:

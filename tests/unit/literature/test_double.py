@@ -1,6 +1,8 @@
 """The double of arXiv speaks its interfaces: read here by the library's own strict parsers and by plain requests."""
 
 import io
+import json
+import os
 import shutil
 import tarfile
 import threading
@@ -234,6 +236,29 @@ def test_an_entry_says_what_the_corpus_says(small_corpus: Corpus) -> None:
     assert old.updated == old.published == new.published < new.updated
     assert new.authors == ("A. Nyström", "B. Õnne")
     assert (new.title, new.doi, new.primary_category) == ("Layers of MoS$_2$", "10.1/x", "cond-mat.mtrl-sci")
+
+
+def shape(element: etree._Element) -> tuple[tuple[str, ...], ...]:
+    """What an element holds, in order: names and attributes, repetitions left out."""
+    return tuple(dict.fromkeys((str(part.tag), *sorted(map(str, part.attrib))) for part in element))
+
+
+@pytest.mark.real_data
+def test_feeds_have_the_shape_of_recorded_ones(small_corpus: Corpus) -> None:
+    folder = next(Path(os.environ.get("ATOMVISION_SOURCES", "/nowhere")).glob("**/arxiv_api_replies"), None)
+    if folder is None:
+        pytest.skip("ATOMVISION_SOURCES names no folder with arxiv_api_replies")
+    recorded = [etree.fromstring(json.loads(path.read_text())["body"].encode()) for path in folder.glob("*.json")]
+    with serve(small_corpus) as double:
+        asked = ({"id_list": "1803.04417,1804.00001"}, {"id_list": "0000.0000"}, {"id_list": "abc"})
+        ours = [etree.fromstring(ask(double.api_url, **each).body) for each in asked]
+    assert len({shape(feed) for feed in ours}) == 3
+    assert {shape(feed) for feed in ours} <= {shape(feed) for feed in recorded}
+    entries = "atom:entry"
+    known = {shape(entry) for feed in recorded for entry in feed.findall(entries, atom.NAMESPACES)}
+    found = {shape(entry) for feed in ours for entry in feed.findall(entries, atom.NAMESPACES)}
+    assert len(found) == 3
+    assert found <= known
 
 
 def test_pages_of_the_api_are_cut_at_2000_and_fail_in_the_depth(small_corpus: Corpus) -> None:
