@@ -45,4 +45,4 @@ def plain_text(text: str) -> str:
     if text.isascii():
         return " ".join(text.split())
     spelt = _SUPERSCRIPT.sub(lambda match: "^" + match[1].translate(_FROM_SUPERSCRIPT), text.translate(_DIGITS))
-    return " ".join(unicodedata.normalize("NFC", spelt.translate(_SPELLING)).split())
+    return " ".join(unicodedata.normalize("NFC", spelt.translate(_SPELLING)).replace("^∘", "°").split())
