@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,14 +43,16 @@ def build(manuscript: Manuscript, corpus: Path) -> None:
         ValueError: the manuscript contradicts itself.
         RuntimeError: LaTeXML reports an error.
     """
-    folder = corpus / manuscript.slug
-    shutil.rmtree(folder, ignore_errors=True)
-    truth: dict[int, list[dict[str, Any]]] = {}
-    for number, version in enumerate(manuscript.versions, 1):
-        if not version.withdrawn:
-            truth[number] = _build_version(manuscript, number, folder / f"v{number}")
-    _dump(folder / "paper.yaml", _metadata(manuscript, folder))
-    _dump(folder / "truth.yaml", {"id": manuscript.id, "is_candidate": manuscript.is_candidate, "versions": truth})
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / manuscript.slug
+        truth: dict[int, list[dict[str, Any]]] = {}
+        for number, version in enumerate(manuscript.versions, 1):
+            if not version.withdrawn:
+                truth[number] = _build_version(manuscript, number, folder / f"v{number}")
+        _dump(folder / "paper.yaml", _metadata(manuscript, folder))
+        _dump(folder / "truth.yaml", {"id": manuscript.id, "is_candidate": manuscript.is_candidate, "versions": truth})
+        shutil.rmtree(corpus / manuscript.slug, ignore_errors=True)
+        shutil.move(folder, corpus / manuscript.slug)
 
 
 def _build_version(manuscript: Manuscript, version: int, folder: Path) -> list[dict[str, Any]]:
@@ -64,7 +67,8 @@ def _build_version(manuscript: Manuscript, version: int, folder: Path) -> list[d
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(content, encoding="utf-8")
     figures = manuscript.figures_of(version)
-    drawn = {each.file: _draw(each, manuscript, source) for figure in figures for each in figure.plates}
+    plates = [each for figure in figures for each in figure.plates if not each.is_missing]
+    drawn = {each.file: _draw(each, manuscript, source) for each in plates}
     addresses = _write_page(manuscript, version, folder) if manuscript.form == "html" else {}
     return [_figure_truth(figure, place, drawn, addresses) for place, figure in enumerate(figures, 1)]
 
@@ -100,9 +104,13 @@ def _write_page(manuscript: Manuscript, version: int, folder: Path) -> dict[str,
         members = _as_bitmaps(work)
         page = html.document_fromstring(_latexml(work, manuscript.id).encode())
         _like_arxiv(page, manuscript, version)
-        addresses = {}
+        addresses: dict[str, str] = {}
         for image in page.iter("img"):
-            member = members[image.get("src")]
+            member = members.get(image.get("src"))
+            if member is None:
+                image.set("class", "ltx_graphics ltx_missing ltx_missing_image")
+                image.set("src", "")
+                continue
             if member.endswith(_CONVERTED) and member not in addresses:
                 converted = f"x{1 + sum(name.endswith(_CONVERTED) for name in addresses)}.png"
                 addresses[member] = converted
@@ -173,19 +181,19 @@ def _like_arxiv(page: html.HtmlElement, manuscript: Manuscript, version: int) ->
 
 
 def _figure_truth(
-    figure: FigureText, place: int, drawn: dict[str, list[DrawnPanel]], addresses: dict[str, str]
+    figure: FigureText, place: int, drawn: Mapping[str, Sequence[DrawnPanel | None]], addresses: dict[str, str]
 ) -> dict[str, Any]:
-    panels = [
-        {
-            **panel.truth(),
-            "image": text.file,
-            "image_html": addresses.get(text.file),
-            "box_px": list(where.box_px),
-            "scale_bar": panel.scale_bar(where.bar_px),
-        }
-        for text in figure.plates
-        for panel, where in zip(text.panels, drawn[text.file], strict=True)
-    ]
+    panels = []
+    for text in figure.plates:
+        wheres = drawn.get(text.file, [None] * len(text.panels))
+        for panel, where in zip(text.panels, wheres, strict=True):
+            seen = {
+                "image": text.file if where else None,
+                "image_html": addresses.get(text.file),
+                "box_px": list(where.box_px) if where else None,
+                "scale_bar": panel.scale_bar(where.bar_px if where else None),
+            }
+            panels.append({**panel.truth(), **seen})
     return {"place": place, "number": str(place), "is_relevant": figure.relevant, "panels": panels}
 
 
@@ -207,9 +215,7 @@ def _metadata(manuscript: Manuscript, folder: Path) -> dict[str, Any]:
         "report_no": manuscript.report_no,
         "datestamp": datestamp,
         "is_withdrawn": last.withdrawn,
-        "versions": [
-            _version_metadata(manuscript, number, folder) for number in range(1, len(manuscript.versions) + 1)
-        ],
+        "versions": [_version_metadata(manuscript, number, folder) for number in numbers],
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -78,6 +78,7 @@ class PlateText(PlateStyle):
     """One image file and its panels."""
 
     file: str = Field(description="Member of the source archive.")
+    is_missing: bool = Field(default=False, description="Named in the text and not in the archive.")
     panels: tuple[PanelText, ...]
 
 

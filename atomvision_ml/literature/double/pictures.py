@@ -176,7 +176,7 @@ def hrtem(
     mask = np.ones_like(x)
     if shape == "particle":
         radius = 0.36 * field_nm * (1 + 0.12 * np.cos(6 * np.arctan2(y - field_nm / 2, x - field_nm / 2)))
-        mask = 1 / (1 + np.exp((np.hypot(x - field_nm / 2, y - field_nm / 2) - radius) / (0.02 * field_nm)))
+        mask = _inside(np.hypot(x - field_nm / 2, y - field_nm / 2) - radius, 50 / field_nm)
     image = mask * (fringes - 0.9) + 0.55 * amorphous
     return _coloured(image + 0.25 * rng.normal(size=image.shape), "gray")
 
@@ -200,10 +200,10 @@ def particles(
         u = ((x - cx) * math.cos(turn) + (y - cy) * math.sin(turn)) / aspect
         v = -(x - cx) * math.sin(turn) + (y - cy) * math.cos(turn)
         distance = np.hypot(u, v) / size
-        disc = 1 / (1 + np.exp((distance - 1) * 14))
+        disc = _inside(distance - 1, 14)
         image -= float(rng.uniform(0.35, 0.7)) * disc
         if shell:
-            image -= 0.35 / (1 + np.exp((distance - 0.6) * 14))
+            image -= 0.35 * _inside(distance - 0.6, 14)
     return _coloured((-image if bright else image) + 0.07 * rng.normal(size=image.shape), "gray")
 
 
@@ -215,7 +215,7 @@ def lines(edge_px: int, rng: np.random.Generator, count: int = 14, bright: bool 
         cx, cy, turn, length = *rng.uniform(0.05, 0.95, 2), rng.uniform(0, math.pi), rng.uniform(0.05, 0.22)
         u = (x - cx) * math.cos(turn) + (y - cy) * math.sin(turn)
         v = -(x - cx) * math.sin(turn) + (y - cy) * math.cos(turn) + 0.02 * np.sin(u * 30 + rng.uniform(0, 6))
-        image -= np.exp(-((v / 0.006) ** 2)) / (1 + np.exp((np.abs(u) - length) * 80))
+        image -= np.exp(-((v / 0.006) ** 2)) * _inside(np.abs(u) - length, 80)
     for _ in range(bands):
         cx, turn = rng.uniform(0.2, 0.8), rng.uniform(0, math.pi)
         across = (x - cx) * math.cos(turn) + (y - 0.5) * math.sin(turn)
@@ -401,7 +401,7 @@ def _curve_decay(axes: Any, rng: np.random.Generator, number: int, name: str | N
 
 def _curve_rise(axes: Any, rng: np.random.Generator, number: int, name: str | None) -> None:
     place = np.linspace(0, 1, 200)
-    value = 1 / (1 + np.exp(-(place - rng.uniform(0.3, 0.7)) * rng.uniform(8, 25)))
+    value = _inside(rng.uniform(0.3, 0.7) - place, rng.uniform(8, 25))
     axes.plot(place, value, lw=0.9, label=name)
 
 
@@ -502,6 +502,11 @@ def _fringes(x: np.ndarray, y: np.ndarray, first: float, second: float, turn: fl
     along = x * math.cos(turn) + y * math.sin(turn)
     across = x * math.cos(turn + angle) + y * math.sin(turn + angle)
     return np.cos(2 * math.pi * along / first) + 0.8 * np.cos(2 * math.pi * across / second)
+
+
+def _inside(distance: np.ndarray, steepness: float) -> np.ndarray:
+    """1 where the distance from an edge is negative, 0 where it is positive, smooth between."""
+    return 0.5 * (1 - np.tanh(0.5 * steepness * distance))
 
 
 def _clouds(edge_px: int, rng: np.random.Generator, scale: float) -> np.ndarray:
