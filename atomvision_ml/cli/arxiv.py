@@ -21,7 +21,8 @@ from atomvision_ml.cli.output import output_stream
 if TYPE_CHECKING:
     from atomvision_ml.literature.double.corpus_reader import Corpus
     from atomvision_ml.literature.smoke import SmokeParameters
-    from atomvision_ml.literature.transport import TransportParameters
+    from atomvision_ml.literature.transport import Transport, TransportParameters
+    from atomvision_ml.storage.lake import Lake
 
 app = typer.Typer(no_args_is_help=True, help="The literature: an offline arXiv, a look at the real one, the links.")
 
@@ -83,7 +84,6 @@ def smoke(
     """
     from atomvision_ml.literature.smoke import MAXIMUM_REQUESTS
     from atomvision_ml.literature.smoke import smoke as ask_all
-    from atomvision_ml.literature.transport import Transport
     from atomvision_ml.storage.lake import Lake
 
     day = since.date() if since else datetime.now(UTC).date() - timedelta(days=3)
@@ -94,7 +94,7 @@ def smoke(
                 f"this sends up to {MAXIMUM_REQUESTS} requests to {parameters.oai_url} and others in the name of "
                 f"{patience.contact}; say --live if that is meant"
             )
-        with Transport(patience, Lake.from_settings().local / "locks" / "arxiv", _version()) as transport:
+        with _transport(Lake.from_settings(), patience) as transport:
             passed = True
             for probe in ask_all(transport, parameters):
                 passed &= probe.passed
@@ -103,6 +103,40 @@ def smoke(
     except (OSError, ValueError) as error:
         raise _failed(str(error), code=2) from None
     if not passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    months: Annotated[list[str], typer.Argument(metavar="MONTH...", help="Months of first versions, e.g. 2018-03.")],
+    as_json: AsJson = False,
+) -> None:
+    """Ask the Atom API whether it knows papers of a month that the harvest did not bring.
+
+    Asks the servers that the settings name. Exit code 1 if a paper is missing.
+    """
+    from atomvision_ml.literature.finder import FinderParameters, compare_month
+    from atomvision_ml.literature.replies import LiteratureError
+    from atomvision_ml.literature.transport import TransportParameters
+    from atomvision_ml.settings import settings
+    from atomvision_ml.storage.lake import Lake
+
+    chosen = settings()
+    lake = Lake.from_settings()
+    try:
+        patience = TransportParameters(contact=_contact(chosen.contact), interval_s=chosen.arxiv_interval_s)
+        known = {month: _abstracts(lake, month) for month in months}
+        n_missing = 0
+        with _transport(lake, patience) as transport:
+            for month in months:
+                found = compare_month(transport, FinderParameters(base_url=chosen.arxiv_api_url), month, known[month])
+                n_missing += len(found.missing)
+                said = f"{len(found.found)} of {found.n_hits} hits name a microscopy, {len(found.missing)} are missing"
+                line = f"{month}: {said}{''.join(f' {name}' for name in found.missing)}"
+                typer.echo(json.dumps(asdict(found)) if as_json else line)
+    except (OSError, ValueError, LiteratureError) as error:
+        raise _failed(str(error), code=2) from None
+    if n_missing:
         raise typer.Exit(1)
 
 
@@ -141,8 +175,7 @@ def _smoke_parameters(since: date, paper: str) -> tuple[SmokeParameters, Transpo
     from atomvision_ml.settings import settings
 
     chosen = settings()
-    if chosen.contact is None:
-        raise ValueError("arXiv wants to know whom to write to: set ATOMVISION_CONTACT to a mail address")
+    contact = _contact(chosen.contact)
     asked = SmokeParameters(
         oai_url=chosen.arxiv_oai_url,
         api_url=chosen.arxiv_api_url,
@@ -151,13 +184,35 @@ def _smoke_parameters(since: date, paper: str) -> tuple[SmokeParameters, Transpo
         since=since,
         paper=paper,
     )
-    return asked, TransportParameters(contact=chosen.contact, interval_s=chosen.arxiv_interval_s, attempts=1)
+    return asked, TransportParameters(contact=contact, interval_s=chosen.arxiv_interval_s, attempts=1)
 
 
-def _version() -> str:
+def _contact(contact: str | None) -> str:
+    if contact is None:
+        raise ValueError("arXiv wants to know whom to write to: set ATOMVISION_CONTACT to a mail address")
+    return contact
+
+
+def _abstracts(lake: Lake, month: str) -> dict[str, str]:
+    """Abstracts of a month's harvested papers by identifier."""
+    from atomvision_ml.storage.keys import LITERATURE_PAPERS
+
+    published = lake.partitions(LITERATURE_PAPERS)
+    if not published:
+        raise ValueError(f"no papers in {lake.root}: run the job harvest_literature first")
+    if month not in published:
+        return {}
+    papers = lake.scan(LITERATURE_PAPERS, month).select("arxiv_id", "abstract").collect()
+    return dict(papers.iter_rows())
+
+
+def _transport(lake: Lake, patience: TransportParameters) -> Transport:
+    """The way to arXiv with the rate limit of everything that works on this lake."""
     import importlib.metadata
 
-    return importlib.metadata.version("atomvision")
+    from atomvision_ml.literature.transport import Transport
+
+    return Transport(patience, lake.local / "locks" / "arxiv", importlib.metadata.version("atomvision"))
 
 
 def _failed(message: str, code: int = 1) -> typer.Exit:

@@ -15,8 +15,12 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from atomvision_ml.cli.arxiv import app
+from atomvision_ml.literature.double.corpus_reader import read_corpus
 from atomvision_ml.literature.double.faults import Faults, Rule
 from atomvision_ml.literature.double.server import Double, read_log, serve, shortest_distance_s
+from atomvision_ml.literature.harvest import HarvestParameters, harvest
+from atomvision_ml.literature.papers import update_papers
+from atomvision_ml.literature.transport import Transport, TransportParameters
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.settings import settings
 from atomvision_ml.storage.lake import Lake, Version
@@ -43,15 +47,19 @@ def arxiv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arxiv]:
     settings.cache_clear()
 
 
-def smoke(arxiv: Arxiv, double: Double, *arguments: str) -> Result:
-    chosen = {
+def at(double: Double) -> dict[str, str]:
+    """The settings that lead to a double."""
+    return {
         "ATOMVISION_CONTACT": CONTACT,
         "ATOMVISION_ARXIV_OAI_URL": double.oai_url,
         "ATOMVISION_ARXIV_API_URL": double.api_url,
         "ATOMVISION_ARXIV_URL": double.url,
         "ATOMVISION_ARXIV_INTERVAL_S": str(INTERVAL_S),
     }
-    return arxiv("smoke", "--since", "2018-01-01", "--paper", "1803.04417v1", *arguments, **chosen)
+
+
+def smoke(arxiv: Arxiv, double: Double, *arguments: str) -> Result:
+    return arxiv("smoke", "--since", "2018-01-01", "--paper", "1803.04417v1", *arguments, **at(double))
 
 
 def test_the_double_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
@@ -113,6 +121,42 @@ def test_an_outage_fails(arxiv: Arxiv) -> None:
         done = smoke(arxiv, double, "--live")
     assert done.exit_code == 1
     assert done.stdout.count("FAIL") == len(done.stdout.splitlines()) == len(double.log.requests)
+
+
+def harvested(root: Path, double: Double) -> None:
+    """Papers as a harvest publishes them."""
+    patience = TransportParameters(contact=CONTACT, interval_s=0)
+    with Transport(patience, root / "limit", "0.1") as transport:
+        found = harvest(transport, HarvestParameters(base_url=double.oai_url), root / "pages")
+    update_papers(Lake(root), found.records(), root / "update")
+
+
+def test_the_second_finder_tells_what_the_harvest_lacks(arxiv: Arxiv, tmp_path: Path) -> None:
+    corpus = read_corpus()
+    paper = corpus.by_id["1803.04417"]
+    with serve(corpus) as double:
+        nothing = arxiv("compare", "2018-03", **at(double))
+        harvested(tmp_path, double)
+        whole = arxiv("compare", "2018-03", **at(double))
+        double.corpus = corpus.with_paper(paper.model_copy(update={"id": "1803.99999"}))
+        lacking = arxiv("compare", "2018-03", "2017-01", "--json", **at(double))
+        wrong = arxiv("compare", "March", **at(double))
+    assert (nothing.exit_code, whole.exit_code, lacking.exit_code, wrong.exit_code) == (2, 0, 1, 2)
+    assert "harvest_literature" in nothing.stderr
+    assert whole.stdout.endswith(" 0 are missing\n")
+    full, empty = (json.loads(line) for line in lacking.stdout.splitlines())
+    assert full["missing"] == ["1803.99999"]
+    assert empty == {"month": "2017-01", "n_hits": 0, "found": [], "missing": []}
+    assert "March" in wrong.stderr
+
+
+def test_a_refusal_is_no_empty_month(arxiv: Arxiv, tmp_path: Path) -> None:
+    with serve() as double:
+        harvested(tmp_path, double)
+        double.faults = Faults([Rule(kinds=("forbidden",), probability=1)])
+        done = arxiv("compare", "2018-03", **at(double))
+    assert done.exit_code == 2
+    assert "403" in done.stderr
 
 
 def link(number: int) -> dict[str, Any]:
