@@ -14,23 +14,25 @@ _LEAST_WIDTH = 200
 
 def bench(
     structures: Annotated[int, typer.Option(min=1, help="Random structures to take the median over.")] = 60,
-    whole_set: Annotated[bool, typer.Option(help="Also render and publish the whole set, with peak memory.")] = True,
+    whole_set: Annotated[bool, typer.Option(help="Also whole sets of images and records, with peak memory.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     sources: Annotated[Path | None, typer.Option(help="Folder of the databases; default: ATOMVISION_SOURCES.")] = None,
 ) -> None:
-    """Measure images against jarvis-tools' STEMConv, graphs against the published route, and both graph backends.
+    """Measure images against jarvis-tools' STEMConv, graphs against the published route, pages against BeautifulSoup.
 
-    Same structures, same run, one core.
+    Same structures and pages, same run, one core.
     """
     from itertools import chain
 
     from atomvision_ml.images.benchmark import benchmark_rows
+    from atomvision_ml.literature.benchmark import N_RECORDS, literature_benchmark_rows
     from atomvision_ml.models.graphs.benchmark import graph_benchmark_rows
     from atomvision_ml.settings import settings
 
     chosen, rows = sources or settings().sources, []
     graphs = graph_benchmark_rows(chosen, n_structures=structures)
-    for row in chain(graphs, benchmark_rows(chosen, n_structures=structures, has_whole_set=whole_set)):
+    papers = literature_benchmark_rows(n_records=N_RECORDS if whole_set else ())
+    for row in chain(papers, graphs, benchmark_rows(chosen, n_structures=structures, has_whole_set=whole_set)):
         rows.append(row)
         if as_json:
             typer.echo(json.dumps(row))
