@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from atomvision_ml.literature.double.answers import HTML, Answer, page
-from atomvision_ml.literature.double.corpus_reader import NAME, Corpus, HeldPaper
+from atomvision_ml.literature.double.corpus_reader import NAME, Corpus
 from atomvision_ml.literature.identifiers import ArxivId
 
 _PAGE = re.compile(rf"/html/{NAME}(?:/(?P<path>.*))?")
@@ -50,9 +50,10 @@ def tar_gz(files: Mapping[str, Path]) -> bytes:
 
 
 def _html(corpus: Corpus, match: re.Match[str]) -> Answer:
-    paper, name, missing = _held(corpus, match)
-    if paper is None or missing is not None:
-        return missing or page(404, "Not found")
+    name = _name(corpus, match)
+    absent = _absent(corpus, name)
+    if absent is not None:
+        return absent
     path = match["path"] or "index.html"
     file = corpus.page_file(name, path)
     if file is None:
@@ -63,27 +64,24 @@ def _html(corpus: Corpus, match: re.Match[str]) -> Answer:
 
 
 def _source(corpus: Corpus, match: re.Match[str]) -> Answer:
-    paper, name, missing = _held(corpus, match)
-    if paper is None or missing is not None:
-        return missing or page(404, "Not found")
+    name = _name(corpus, match)
+    absent = _absent(corpus, name)
+    if absent is not None:
+        return absent
     pdf = corpus.pdf_file(name)
     if pdf is not None:
         return Answer(headers={"Content-Type": "application/pdf"}, body=pdf.read_bytes())
     files = corpus.source_files(name)
     if not files:
         return page(404, f"No source for '{name}'")
-    if list(files) == ["main.tex"]:
-        return Answer(headers={"Content-Type": "application/gzip"}, body=_single(files["main.tex"]))
-    return Answer(headers={"Content-Type": "application/gzip"}, body=tar_gz(files))
-
-
-def _single(file: Path) -> bytes:
-    """A source of one file is no archive at arXiv, only compressed."""
-    return gzip.compress(file.read_bytes(), mtime=0)
+    is_single = list(files) == ["main.tex"]  # no archive at arXiv, only compressed
+    packed = gzip.compress(files["main.tex"].read_bytes(), mtime=0) if is_single else tar_gz(files)
+    return Answer(headers={"Content-Type": "application/gzip"}, body=packed)
 
 
 def _abstract(corpus: Corpus, match: re.Match[str]) -> Answer:
-    paper, name, _ = _held(corpus, match)
+    name = _name(corpus, match)
+    paper = corpus.by_id.get(name.base)
     if paper is None:
         return page(404, f"Article identifier '{name}' not found")
     body = f"<!DOCTYPE html>\n<html><head><title>[{name}] {escape(paper.title)}</title></head><body>"
@@ -104,17 +102,21 @@ _ROUTES: tuple[tuple[re.Pattern[str], Route], ...] = (
 )
 
 
-def _held(corpus: Corpus, match: re.Match[str]) -> tuple[HeldPaper | None, ArxivId, Answer | None]:
-    """The paper and the version that an address names, and the page for it if there is no text of it."""
+def _name(corpus: Corpus, match: re.Match[str]) -> ArxivId:
+    """The version that an address names: the newest, where it names none."""
     paper = corpus.by_id.get(match["base"])
-    version = int(match["version"]) if match["version"] else None
-    if paper is None or (version or 1) > len(paper.versions):
-        name = ArxivId(match["base"], version)
-        return None, name, page(404, f"Article '{name}' not found")
-    name = ArxivId(paper.id, version or paper.newest.version)
+    newest = paper.newest.version if paper is not None else None
+    return ArxivId(match["base"], int(match["version"]) if match["version"] else newest)
+
+
+def _absent(corpus: Corpus, name: ArxivId) -> Answer | None:
+    """The page that tells that a version is not there or was withdrawn; None if it is there."""
+    paper = corpus.by_id.get(name.base)
+    if paper is None or (name.version or 1) > len(paper.versions):
+        return page(404, f"Article '{name}' not found")
     if paper.is_withdrawn and name.version == paper.newest.version:
-        return paper, name, page(404, f"This version of {name} has been withdrawn")
-    return paper, name, None
+        return page(404, f"This version of {name} has been withdrawn")
+    return None
 
 
 def _content_type(file: Path) -> str:
