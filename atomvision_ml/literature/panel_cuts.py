@@ -151,7 +151,7 @@ class _Blocks:
         return box
 
     def body(self, box: Box) -> Box:
-        """A box without letters beside a picture; drawings keep all that is theirs."""
+        """A box without what stands beside a picture, and without the letter above or beside a drawing."""
         for axis in (0, 1):
             pieces = _pieces(self._share(box, axis, self._page) >= 1)
             if len(pieces) < 2:
@@ -160,7 +160,18 @@ class _Blocks:
             inner = self.trimmed(_with_span(box, axis, box[1 - axis] + start, box[1 - axis] + end))
             if self._solidity(inner) >= _SOLID:
                 box = inner
+            elif self._is_letter(box, axis, pieces[0]):
+                box = self.trimmed(_with_span(box, axis, box[1 - axis] + pieces[1][0], box[3 - axis]))
         return box
+
+    def _is_letter(self, box: Box, axis: int, piece: tuple[int, int]) -> bool:
+        """Whether the first piece of a block is small both ways and stands in its corner."""
+        left, top, right, bottom = self.trimmed(
+            _with_span(box, axis, box[1 - axis] + piece[0], box[1 - axis] + piece[1])
+        )
+        most = 2 * self._least(axis)
+        is_small = max(right - left, bottom - top) <= most and min(right - left, bottom - top) <= most / 2
+        return is_small and left - box[0] <= most and top - box[1] <= most
 
     def _solidity(self, box: Box) -> float:
         return float(1 - self._share(box, 0, self._page).mean())

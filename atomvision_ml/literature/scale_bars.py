@@ -42,7 +42,7 @@ _NO_POINT = str.maketrans("", "", ".,")
 _SHARP = 40
 """Distance between a bar and what surrounds it."""
 
-_SHARES = (0.5, 0.7, 0.85)
+_SHARES = (0.5, 0.7, 0.85, 0.95)
 """Nearness to the ink, 1 being the bar's own colour and 0 what lies around it, from which pixels are glyphs."""
 
 _SURE = 0.85

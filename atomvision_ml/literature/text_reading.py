@@ -6,6 +6,7 @@ wheel. Its own localiser is left out: it wants whole pages and takes seconds whe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -63,12 +64,10 @@ def text_lines(mask: np.ndarray, height_px: tuple[int, int]) -> list[Box]:
             tall.append(box)
         elif height < least and width <= most:
             low.append(box)
-    lines = _joined(tall[:_MOST_GLYPHS])
-    for mark in low[: 4 * _MOST_GLYPHS]:
-        for number, line in enumerate(lines):
-            if _is_mark_of(mark, line):
-                lines[number] = _union(line, mark)
-                break
+    lines = []
+    for line in _joined(tall[:_MOST_GLYPHS]):
+        marks = [mark for mark in low[: 4 * _MOST_GLYPHS] if _is_mark_of(mark, line)]
+        lines.append(functools.reduce(_union, marks, line))
     return [line for line in lines if line[3] - line[1] <= most]
 
 
@@ -114,11 +113,11 @@ def _joined(glyphs: list[Box]) -> list[Box]:
 
 
 def _is_mark_of(mark: Box, line: Box) -> bool:
-    """Whether a low piece is a point, an accent or a dash of a line."""
+    """Whether a low piece is a point, an accent, a dash or a part of a broken glyph of a line."""
     height = line[3] - line[1]
     return (
-        mark[0] >= line[0] - 0.2 * height
-        and mark[2] <= line[2] + 0.4 * height
+        mark[0] >= line[0] - 1.2 * height
+        and mark[2] <= line[2] + 1.2 * height
         and mark[1] >= line[1] - 0.4 * height
         and mark[3] <= line[3] + 0.15 * height
     )
