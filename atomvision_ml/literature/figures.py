@@ -15,6 +15,8 @@ _INVISIBLE = "\u2061\u2062\u2063\u2064\u200b\u200c\u200d\u2060\ufeff\u00ad"
 _SPELLING = str.maketrans({**_SAME, **dict.fromkeys(_INVISIBLE, "")})
 _DIGITS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-")
 _SUPERSCRIPT = re.compile(r"([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+)")
+_BARRED = re.compile("(\\d)[\u00af\u203e\u0304\u0305]")
+"""A negative Miller index."""
 _FROM_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 
 
@@ -45,4 +47,5 @@ def plain_text(text: str) -> str:
     if text.isascii():
         return " ".join(text.split())
     spelt = _SUPERSCRIPT.sub(lambda match: "^" + match[1].translate(_FROM_SUPERSCRIPT), text.translate(_DIGITS))
-    return " ".join(unicodedata.normalize("NFC", spelt.translate(_SPELLING)).replace("^∘", "°").split())
+    spelt = _BARRED.sub(r"-\1", spelt.translate(_SPELLING)).replace("^∘", "°")
+    return " ".join(unicodedata.normalize("NFC", spelt).split())
