@@ -42,7 +42,7 @@ PASSING: list[tuple[Kind, str]] = [
 
 
 def transport(folder: Path, **changes: Any) -> Transport:
-    quick = {"contact": "curator@example.org", "interval_s": 0.0, "backoff_s": 0.0, "read_timeout_s": 0.3, **changes}
+    quick = {"contact": "curator@example.org", "interval_s": 0.0, "backoff_s": 0.0, "read_timeout_s": 5.0, **changes}
     return Transport(TransportParameters(**quick), folder, "0.1")
 
 
@@ -50,7 +50,7 @@ def transport(folder: Path, **changes: Any) -> Transport:
 def test_what_passes_is_recognised_and_asked_for_again(
     small_corpus: Corpus, tmp_path: Path, kind: Kind, address: str
 ) -> None:
-    rule = Rule(kinds=(kind,), nth=(1,), retry_after_s=0)
+    rule = Rule(kinds=(kind,), nth=(1,), silence_s=0.1, retry_after_s=0)
     with serve(small_corpus, faults=Faults([rule])) as double, transport(tmp_path) as client:
         assert client.get(double.url + address, READ[address])
     seen = [request for request in double.log.requests if request.path != "/redirected"]
@@ -61,7 +61,7 @@ def test_what_passes_is_recognised_and_asked_for_again(
 def test_a_lasting_fault_is_an_outage(small_corpus: Corpus, tmp_path: Path, kind: Kind) -> None:
     with (
         serve(small_corpus, faults=Faults([Rule(kinds=(kind,), probability=1)])) as double,
-        transport(tmp_path, attempts=2) as client,
+        transport(tmp_path, attempts=2, read_timeout_s=0.3) as client,
         pytest.raises(OutageError),
     ):
         client.get(double.url + OAI, oai.parse_page)
