@@ -283,6 +283,22 @@ def test_pages_and_images_come_as_they_lie(small_corpus: Corpus) -> None:
     assert image.body == beside.body == (small_corpus.folder / "1803.04417/v2/html/x1.png").read_bytes()
 
 
+def test_every_image_of_the_packages_own_papers_is_served() -> None:
+    corpus = read_corpus()
+    names = [f"{paper.id}v{version.version}" for paper in corpus.papers for version in paper.versions]
+    with serve(corpus) as double:
+        pages = {name: ask(f"{double.url}/html/{name}") for name in names}
+        there = {name: page for name, page in pages.items() if page.status == 200}
+        images = [image for page in there.values() for figure in latexml.parse_figures(page) for image in figure.images]
+        kinds = [ask(image).headers["content-type"] for image in images]
+    assert {latexml.missing_reason(page) for name, page in pages.items() if name not in there} == {
+        "no_html",
+        "withdrawn",
+    }
+    assert [str(latexml.page_identity(page)[0]) for page in there.values()] == list(there)
+    assert set(kinds) == {"image/png", "image/jpeg"}
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from atomvision_ml.literature import atom
-from atomvision_ml.literature.double.corpus_reader import Corpus
+from atomvision_ml.literature.double.corpus_reader import Corpus, read_corpus
 from atomvision_ml.literature.double.faults import STORM, Faults, Rule
 from atomvision_ml.literature.double.server import serve
 from atomvision_ml.literature.finder import Comparison, FinderParameters, compare_month, find_papers, query
@@ -43,6 +43,17 @@ def test_a_month_is_compared_with_what_is_known(small_corpus: Corpus, tmp_path: 
     with serve(small_corpus) as double:
         found = compared(double.api_url, tmp_path, "2018-03", {"1803.04417": "Atoms by STEM."})
     assert found == Comparison("2018-03", 2, tuple(MARCH), ("1803.06000",))
+
+
+def test_the_two_finders_agree_about_the_packages_own_papers(tmp_path: Path) -> None:
+    corpus = read_corpus()
+    months: dict[str, dict[str, str]] = {}
+    for paper in corpus.papers:
+        months.setdefault(f"{paper.versions[0].submitted_at:%Y-%m}", {})[paper.id] = paper.abstract
+    with serve(corpus) as double:
+        found = [compared(double.api_url, tmp_path, month, known) for month, known in months.items()]
+    assert [month.missing for month in found] == [()] * len(months)
+    assert all(month.found for month in found)
 
 
 def test_namesakes_are_no_papers_of_the_corpus(small_corpus: Corpus, tmp_path: Path) -> None:
