@@ -6,20 +6,22 @@ import os
 import shutil
 import tarfile
 import threading
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from lxml import etree
 
 from atomvision_ml.literature import atom, latexml, oai
 from atomvision_ml.literature.archives import read_source
 from atomvision_ml.literature.double import atom_query
 from atomvision_ml.literature.double.corpus_reader import Corpus, read_corpus
-from atomvision_ml.literature.double.oai_pmh import set_specs
+from atomvision_ml.literature.double.oai_pmh import Repository, answer, set_specs
 from atomvision_ml.literature.double.server import Double, most_in_flight, read_log, serve, shortest_distance_s
 from atomvision_ml.literature.replies import RefusedError, Reply
 
@@ -63,6 +65,35 @@ def test_a_list_gives_every_record_of_the_set_once(small_corpus: Corpus, page_re
     assert max(map(len, pages)) == min(page_records, len(COND_MAT))
     stamps = [small_corpus.by_id[name].datestamp for name in names]
     assert stamps == sorted(stamps)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    days=st.lists(st.integers(0, 6), min_size=1, max_size=30),
+    page_records=st.integers(1, 8),
+    since=st.integers(0, 6),
+)
+def test_whatever_the_days_a_list_gives_every_record_once(
+    small_corpus: Corpus, days: list[int], page_records: int, since: int
+) -> None:
+    one = small_corpus.by_id["1804.00001"]
+    papers = tuple(
+        one.model_copy(update={"id": f"1804.{number:05d}", "datestamp": date(2018, 4, 1) + timedelta(days=day)})
+        for number, day in enumerate(days)
+    )
+    repository = Repository(Corpus(Path(), papers), NOW, "u", page_records)
+    asked = {"verb": "ListRecords", **RAW, "from": f"2018-04-{since + 1:02d}"}
+    names: list[str] = []
+    token: str | None = ""
+    while token is not None:
+        page = oai.parse_page(Reply("u", 200, {}, answer(repository, list(asked.items()))))
+        names += [record.arxiv_id for record in page.records]
+        token = page.token
+        asked = {"verb": "ListRecords", "resumptionToken": token or ""}
+        assert len(page.records) <= page_records
+        assert len(names) <= len(papers)
+    due = sorted((day, number) for number, day in enumerate(days) if day >= since)
+    assert names == [f"1804.{number:05d}" for _, number in due]
 
 
 def test_a_record_says_what_the_corpus_says(small_corpus: Corpus) -> None:
