@@ -7,6 +7,7 @@ several images (survey image, spectra, thumbnail), and unsigned bytes are stored
 from __future__ import annotations
 
 import array
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,16 @@ def read(path: Path, limits: ReadLimits) -> Reading:
     """Images of a dm3 or dm4 file.
 
     Raises:
-        UnreadableError: damaged, or without an image; also whatever the tag parser raises on damaged files.
+        UnreadableError: damaged, cut, or without an image.
     """
     from nionswift_plugin.DM_IO import parse_dm3
 
-    with path.open("rb") as file:
-        tags = parse_dm3.dm_read_header(file)
+    try:
+        with path.open("rb") as file:
+            tags = parse_dm3.dm_read_header(file)
+    except (AssertionError, EOFError, LookupError, TypeError, ValueError, struct.error) as error:
+        told = f" ({error})" if str(error) else ""
+        raise UnreadableError(f"DigitalMicrograph's tags are damaged or cut{told}") from error
     if not isinstance(tags, dict) or not isinstance(tags.get("ImageList"), list):
         raise UnreadableError("the DigitalMicrograph file has no list of images")
     return collected(_pictures(tags, path.stat().st_size, limits), limits)

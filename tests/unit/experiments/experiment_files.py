@@ -4,6 +4,7 @@ import json
 import struct
 import zipfile
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import h5py
@@ -48,6 +49,7 @@ def write_dm(path: Path, pixels: np.ndarray, version: int) -> None:
         pixels,
         dimensional_calibrations=[Calibration.Calibration(0, Y_NM, "nm"), Calibration.Calibration(0, X_NM, "nm")],
         metadata=tags,
+        timestamp=datetime(2019, 12, 10, 15, 32, 41),
     )
     with path.open("w+b") as file:
         dm3_image_utils.save_image(data, file, version)
@@ -302,8 +304,8 @@ WRITERS: dict[str, tuple[str, Writer]] = {
 
 CALIBRATED = tuple(name for name in WRITERS if name != "png")
 DTYPES = {
-    "dm3": ("i1", "i2", "u2", "i4", "u4", "f4", "f8"),
-    "dm4": ("i1", "i2", "u2", "i4", "u4", "f4", "f8"),
+    "dm3": ("i2", "u2", "i4", "u4", "f4", "f8"),
+    "dm4": ("i2", "u2", "i4", "u4", "f4", "f8"),
     "ser": ("u1", "u2", "i4", "f4", "f8"),
     "emi": ("u2",),
     "emd_velox": ("i2", "u2", "f4"),

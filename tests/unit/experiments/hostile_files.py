@@ -30,13 +30,18 @@ class Case:
         name: of the case.
         make: writes it into a folder and returns its path.
         pixels: the image that a reader may still find; None where there is none.
-        is_in_pixels: whether only pixels were touched, so that the rest must be found as it was.
+        n_flipped: flipped bytes.
     """
 
     name: str
     make: Callable[[Path], Path]
     pixels: np.ndarray | None = None
     n_flipped: int = 0
+
+    @property
+    def is_singular(self) -> bool:
+        """Whether it is the only one of its kind: no cut, no flip, no noise."""
+        return not any(word in self.name for word in ("_cut_", "_flipped_", "_noise_", "_renamed", "_appended"))
 
 
 class Harm:

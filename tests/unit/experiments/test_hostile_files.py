@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -15,22 +16,35 @@ from experiment_files import WRITERS, micrograph
 from hostile_files import cases, genuine
 
 from atomvision_ml.experiments.capture import capture
+from atomvision_ml.experiments.readers.registry import read
 from atomvision_ml.experiments.reading import ReadLimits
 from atomvision_ml.experiments.worker import FileReader, RejectedError
 
 LIMITS = ReadLimits(
-    memory_bytes=2**30, time_s=20.0, maximum_pixel_bytes=2**26, maximum_total_bytes=2**27, maximum_ratio=50.0
+    memory_bytes=2**30, time_s=10.0, maximum_pixel_bytes=2**26, maximum_total_bytes=2**27, maximum_ratio=50.0
 )
 
 
+@pytest.mark.slow
 def test_the_corpus(tmp_path, monkeypatch):
+    """All of it: more than 300 files."""
+    assert _judged(tmp_path, monkeypatch, every=1) >= 300
+
+
+def test_a_part_of_the_corpus(tmp_path, monkeypatch):
+    """Every claim, bomb, pickle and trick, and every eighth of the damaged files."""
+    assert _judged(tmp_path, monkeypatch, every=8) >= 90
+
+
+def _judged(tmp_path, monkeypatch, every):
+    """Judge the corpus; returns the number of files."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "genuine").mkdir()
     files = genuine(tmp_path / "genuine")
-    n_cases, n_rejected, wrong, reasons, peak_kib = 0, 0, [], {}, 0
+    chosen = [case for number, case in enumerate(cases(files)) if case.is_singular or number % every == every // 2]
+    n_rejected, wrong, reasons, peak_kib = 0, [], {}, 0
     with FileReader(LIMITS) as reader:
-        for case in cases(files):
-            n_cases += 1
+        for case in chosen:
             with tempfile.TemporaryDirectory() as inbox, tempfile.TemporaryDirectory() as pixels:
                 path = case.make(Path(inbox))
                 before = sorted(os.listdir(inbox))
@@ -46,26 +60,24 @@ def test_the_corpus(tmp_path, monkeypatch):
                         wrong.append((case.name, "read, but not as it was"))
                 assert sorted(os.listdir(inbox)) == before, f"{case.name}: the inbox was changed"
             peak_kib = max(peak_kib, _peak_kib(reader.process_id))
-    assert n_cases >= 300
     assert wrong == []
-    assert n_rejected > 0.4 * n_cases
+    assert n_rejected > 0.4 * len(chosen)
     assert 0 < peak_kib * 1024 < LIMITS.memory_bytes
+    assert multiprocessing.active_children() == []
     assert not (tmp_path / "opened_by_a_pickle").exists()
     assert "never opened" in reasons["pickle_as.dm3"]
     assert "link to another file" in reasons["hdf5_link_out"]
     assert "another file" in reasons["hdf5_data_elsewhere"]
     assert "another file" in reasons["hdf5_virtual"]
     assert "not a plain file" in reasons["pipe"]
+    return len(chosen)
 
 
 def _is_faithful(case, found):
-    """A cut or renamed file gives the image to the byte. Flipped bytes change no more pixels than there were flips,
-    unless they hit the header: then what is read is what the file now says."""
+    """A cut or renamed file gives the image to the byte; flipped bytes change no more pixels than there were flips."""
     if case.pixels is None:
         return found.ndim in (2, 3) and np.isfinite(found).mean() >= 0.99
-    if case.n_flipped == 0:
-        return np.array_equal(found, case.pixels)
-    return found.ndim in (2, 3) and np.isfinite(found).mean() >= 0.99
+    return found.shape == case.pixels.shape and np.count_nonzero(found != case.pixels) <= case.n_flipped
 
 
 def _peak_kib(process_id):
@@ -92,8 +104,6 @@ def test_flipped_pixels_are_read_as_the_file_has_them(tmp_path, name):
     changed.reshape(-1).view(np.uint8)[5 * stored.itemsize] ^= 1
     content[place + 5 * stored.itemsize] ^= 1
     path.write_bytes(content)
-    from atomvision_ml.experiments.readers.registry import read
-
     expected = changed[::-1] if name == "ser" else changed
     np.testing.assert_array_equal(read(path, ReadLimits())[1].pictures[0].pixels, expected)
 
@@ -106,7 +116,6 @@ def _dm3(tmp_path):
 
 def test_a_killed_worker_is_a_rejection_and_the_next_file_is_read(tmp_path):
     path = _dm3(tmp_path)
-    children = psutil.Process().children()
     with FileReader() as reader, tempfile.TemporaryDirectory() as folder:
         reader.read(path, folder)
         first = reader.process_id
@@ -116,7 +125,7 @@ def test_a_killed_worker_is_a_rejection_and_the_next_file_is_read(tmp_path):
         assert caught.value.code == "crashed"
         np.testing.assert_array_equal(reader.read(path, folder).pictures[0].pixels, micrograph())
         assert reader.process_id != first
-    assert psutil.Process().children() == children
+    assert multiprocessing.active_children() == []
 
 
 def test_a_worker_that_hangs_is_killed(tmp_path):
@@ -135,7 +144,7 @@ def test_a_worker_that_hangs_is_killed(tmp_path):
 def test_a_file_that_needs_too_much_memory_is_rejected(tmp_path):
     """Within every claim's limit, but not within the worker's memory."""
     zeros = io.BytesIO()
-    np.save(zeros, np.zeros((20000, 20000), np.uint8))
+    np.save(zeros, np.zeros((17000, 17000), np.uint8))
     with zipfile.ZipFile(tmp_path / "a.ndata1", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.writestr("data.npy", zeros.getvalue())
         archive.writestr("metadata.json", "{}")
