@@ -12,13 +12,14 @@ import dagster as dg
 from atomvision_assets.declare import asset_key_of
 from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.storage.keys import (
+    LITERATURE_GALLERY,
     LITERATURE_HARVEST,
     LITERATURE_LINKS,
     LITERATURE_PAPERS,
     STRUCTURES_MATERIALS,
 )
 
-_ALONE = (STRUCTURES_MATERIALS, LITERATURE_HARVEST, LITERATURE_LINKS)
+_ALONE = (STRUCTURES_MATERIALS, LITERATURE_HARVEST, LITERATURE_LINKS, LITERATURE_GALLERY)
 _EXTERNAL = (LITERATURE_PAPERS,)
 
 
@@ -54,7 +55,9 @@ REFRESH_LITERATURE = _job(
     "refresh_literature", _with_dimension("month"), "One month of papers: texts, figures, images, panels, materials."
 )
 EXPORT_LITERATURE = _job(
-    "export_literature", [asset_key_of(LITERATURE_LINKS)], "The public list of links to figures and papers."
+    "export_literature",
+    [asset_key_of(LITERATURE_LINKS), asset_key_of(LITERATURE_GALLERY)],
+    "The public list of links to figures and papers, and the page of mined figures.",
 )
 
 LITERATURE = [HARVEST_LITERATURE, REFRESH_LITERATURE, EXPORT_LITERATURE]

@@ -28,11 +28,12 @@ from rich.text import Text
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.literature.arxiv import NO_CONTACT, Arxiv
 from atomvision_assets.store import SKIP_UNCHANGED_TAG, Store
+from atomvision_ml.evaluation.literature import HEADLINES
 from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.schemas.vocabulary import MODELS, SOURCES
 from atomvision_ml.settings import settings
-from atomvision_ml.storage.keys import CATALOG_WAREHOUSE, LITERATURE_PAPERS
+from atomvision_ml.storage.keys import CATALOG_WAREHOUSE, EVALUATION_GALLERY, LITERATURE_GALLERY, LITERATURE_PAPERS
 from dagster_project import jobs
 from dagster_project.definitions import build_definitions
 
@@ -302,12 +303,16 @@ class Page:
     def results(self, lake: Lake) -> None:
         """The table of results, the gallery and what to do next."""
         from atomvision_ml.catalog.warehouse import snapshot
+        from atomvision_ml.evaluation.mined_figures import mined_figures
 
         with snapshot(lake) as connection:
             if rows := connection.execute(_headlines()).fetchall():
                 self.console.print(_leaderboard(rows))
-        for path in _gallery(lake):
-            self.console.print(f"Pictures: {path}", soft_wrap=True)
+            if (mined := mined_figures(connection)) is not None:
+                self.console.print(mined)
+        for name, key in (("Pictures", EVALUATION_GALLERY), ("Mined figures", LITERATURE_GALLERY)):
+            for path in _pages(lake, key):
+                self.console.print(f"{name}: {path}", soft_wrap=True)
         self.console.print(_NEXT, soft_wrap=True, highlight=False)
 
     def summary(self, outcomes: dict[Step, Outcome], seconds: float) -> None:
@@ -336,7 +341,8 @@ class _ProgressHandler(logging.Handler):
 
 def _headlines() -> str:
     """The query for one figure of each model: the one that decides in its task."""
-    chosen = [(task, *protocol.headline) for task, protocol in PROTOCOLS.items()]
+    headlines = {task: protocol.headline for task, protocol in PROTOCOLS.items()} | HEADLINES
+    chosen = [(task, *headline) for task, headline in headlines.items()]
     values = ", ".join(
         f"('{task}', '{metric}', '{where}', {number})" for number, (task, metric, where) in enumerate(chosen)
     )
@@ -370,12 +376,10 @@ def _leaderboard(rows: list[tuple[Any, ...]]) -> Table:
     return table
 
 
-def _gallery(lake: Lake) -> list[str]:
-    from atomvision_ml.storage.keys import EVALUATION_GALLERY
-
-    if not lake.exists(EVALUATION_GALLERY):
+def _pages(lake: Lake, key: str) -> list[str]:
+    if not lake.exists(key):
         return []
-    blobs = lake.scan(EVALUATION_GALLERY).select("blob").unique().collect()["blob"]
+    blobs = lake.scan(key).select("blob").unique().collect()["blob"]
     return [str(lake.blob(blob) / "index.html") for blob in blobs]
 
 

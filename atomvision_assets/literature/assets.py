@@ -14,8 +14,10 @@ from atomvision_assets.failures import PermanentFailure
 from atomvision_assets.literature import checks
 from atomvision_assets.literature.arxiv import POOL, Arxiv
 from atomvision_assets.store import Product, Store, Work
+from atomvision_ml.evaluation.gallery.literature import LiteratureGalleryParameters
 from atomvision_ml.storage.keys import (
     LITERATURE_FIGURES,
+    LITERATURE_GALLERY,
     LITERATURE_HARVEST,
     LITERATURE_IMAGES,
     LITERATURE_LINKS,
@@ -24,6 +26,11 @@ from atomvision_ml.storage.keys import (
     LITERATURE_PAPERS,
     LITERATURE_TEXTS,
 )
+
+
+class LiteratureGalleryConfig(dg.Config, LiteratureGalleryParameters):
+    """How many figures are shown."""
+
 
 papers = external_table(
     LITERATURE_PAPERS,
@@ -285,3 +292,48 @@ def links(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResu
         return Product(rows, audits=[checks.audit_export(rows, set(allowed))])
 
     return work.publish(make)
+
+
+@table_asset(
+    LITERATURE_GALLERY,
+    code_version="1",
+    kinds={"html"},
+    deps=[
+        LITERATURE_HARVEST,
+        LITERATURE_PAPERS,
+        LITERATURE_FIGURES,
+        LITERATURE_IMAGES,
+        LITERATURE_PANELS,
+        LITERATURE_MENTIONS,
+    ],
+    automation_condition=when_inputs_change("each"),
+    description="Open index.html in the blob; `make demo` prints where it is.",
+)
+def gallery(context: dg.AssetExecutionContext, store: Store, config: LiteratureGalleryConfig) -> dg.MaterializeResult:
+    """Show the mined figures to people."""
+    from atomvision_ml.evaluation.gallery.literature import build_literature_gallery
+
+    work = store.begin(context)
+    asked = work.scan(LITERATURE_HARVEST).select("base_url")
+    known, captioned, pictured = (work.scan(key) for key in (LITERATURE_PAPERS, LITERATURE_FIGURES, LITERATURE_IMAGES))
+    divided, named = work.scan(LITERATURE_PANELS), work.scan(LITERATURE_MENTIONS)
+    parameters = LiteratureGalleryParameters(**config.model_dump())
+
+    def make() -> Product:
+        folder = work.scratch() / "gallery"
+        rows = build_literature_gallery(
+            folder,
+            papers=known,
+            figures=captioned,
+            images=pictured,
+            panels=divided,
+            mentions=named,
+            open_blob=work.lake.blob,
+            asked=asked.collect()["base_url"].to_list(),
+            parameters=parameters,
+        )
+        blob = work.lake.put_blob(folder)
+        page = {"page": work.lake.blob(blob) / "index.html"}
+        return Product([{**row, "blob": blob} for row in rows], metadata=page)
+
+    return work.publish(make, parameters=parameters.model_dump())

@@ -24,6 +24,7 @@ LITERATURE_IMAGES = "literature/images"
 LITERATURE_PANELS = "literature/panels"
 LITERATURE_MENTIONS = "literature/mentions"
 LITERATURE_LINKS = "literature/links"
+LITERATURE_GALLERY = "literature/gallery"
 CATALOG_WAREHOUSE = "catalog/warehouse"
 CATALOG_DICTIONARY = "catalog/dictionary"
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,7 +56,7 @@ def build_literature_gallery(
         panels: rows of ``literature/panels``.
         mentions: rows of ``literature/mentions``.
         open_blob: local folder of a blob.
-        asked: addresses that the papers were harvested from.
+        asked: addresses that the papers were harvested from; the page names their hosts.
         parameters: how much is shown.
 
     Returns:
@@ -84,6 +85,7 @@ def build_literature_gallery(
         own = divided.get(figure["figure_id"], [])
         kept = [_picture(image, own, open_blob, folder) for image in pictures.get(figure["figure_id"], [])]
         entries.append(_entry(figure, own, named.get(figure["figure_id"], []), [each for each in kept if each]))
+    hosts = sorted({urlsplit(address).hostname or address for address in asked})
     counts = mined.select(pl.len(), pl.col("arxiv_id").n_unique().alias("papers")).collect().row(0)
     write_page(
         folder / "index.html",
@@ -92,7 +94,8 @@ def build_literature_gallery(
         entries=entries,
         n_figures=counts[0],
         n_papers=counts[1],
-        asked=asked,
+        hosts=hosts,
+        is_arxiv=all(host.endswith("arxiv.org") for host in hosts),
         modalities=Counter(panel["modality"] for entry in entries for panel in entry["panels"]).most_common(),
     )
     return [{"page": "index.html", "title": TITLE, "n_items": len(entries)}]

@@ -306,4 +306,15 @@ LINKS = Table(
     ),
 )
 
-ALL = (HARVEST, PAPERS, TEXTS, FIGURES, IMAGES, PANELS, MENTIONS, LINKS)
+GALLERY = Table(
+    key="literature/gallery",
+    description="The page of mined figures for people: pictures and captions where the licence allows it, else links.",
+    columns=(
+        Column(name="page", type=S, unique=True, description="File name of the page in the blob."),
+        Column(name="title", type=S, description="Title of the page."),
+        Column(name="blob", type=S, description="Folder of page and pictures."),
+        Column(name="n_items", type=I32, minimum=0, description="Figures shown on the page."),
+    ),
+)
+
+ALL = (HARVEST, PAPERS, TEXTS, FIGURES, IMAGES, PANELS, MENTIONS, LINKS, GALLERY)

@@ -131,11 +131,12 @@ def _report(instance: dg.DagsterInstance, key: str, partition: str | None, versi
         ("structures/records", "c2db", {"structures/slabs[c2db]", "structures/materials", "catalog/warehouse"}),
         ("evaluation/gallery", None, {"catalog/warehouse"}),
         ("literature/papers", "2018-03", {
-            "literature/texts[2018-03]", "literature/figures[2018-03]", "literature/links", "catalog/warehouse",
+            "literature/texts[2018-03]", "literature/figures[2018-03]", "literature/links", "literature/gallery",
+            "catalog/warehouse",
         }),
         ("literature/figures", "2018-03", {
             "literature/images[2018-03]", "literature/panels[2018-03]", "literature/mentions[2018-03]",
-            "literature/links", "catalog/warehouse",
+            "literature/links", "literature/gallery", "catalog/warehouse",
         }),
     ],
 )  # fmt: skip

@@ -71,7 +71,8 @@ def test_only_free_pictures_and_captions_are_shown(tables: dict[str, Any], tmp_p
     assert "2005.00003" not in text, "withdrawn"
     assert "Resistivity" not in text
     assert 'width="20" height="30"' in text
-    assert "http://a.test/oai" in text
+    assert "Harvested from a.test." in text
+    assert "These papers do not come from arXiv" in text
 
 
 def test_the_page_stands_alone(tables: dict[str, Any], tmp_path: Path) -> None:
@@ -86,10 +87,11 @@ def test_the_page_stands_alone(tables: dict[str, Any], tmp_path: Path) -> None:
 def test_the_newest_figures_are_kept_and_none_is_well(tables: dict[str, Any], tmp_path: Path) -> None:
     one = LiteratureGalleryParameters(maximum_figures=1)
     shown = {"open_blob": lambda blob: tmp_path / blob, "parameters": one}
-    build_literature_gallery(tmp_path / "one", **tables, **shown)
+    build_literature_gallery(tmp_path / "one", **tables, **shown, asked=["https://oaipmh.arxiv.org/oai"])
     text = (tmp_path / "one" / "index.html").read_text("utf-8")
     assert re.findall(r"arXiv:([\d.]+)v", text) == [PRIVATE]
     assert "2 figures" in text
+    assert "do not come from arXiv" not in text
     nothing = {**tables, "figures": tables["figures"].head(0)}
     assert build_literature_gallery(tmp_path / "none", **nothing, **shown)[0]["n_items"] == 0
 
