@@ -39,6 +39,7 @@ RASTER = "raster.png"
 
 _VECTOR = (b"%!PS", b"%PDF", b"\xc5\xd0\xd3\xc6")
 _RASTER_DPI = 150
+_START_S = 120.0
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -93,27 +94,27 @@ class ImageReader:
         self._asked("drawn", path, raster)
 
     def _asked(self, what: str, *paths: Path) -> Any:
-        if self._child is None or self._pipe is None:
-            self._pipe, theirs = multiprocessing.Pipe()
-            self._child = _context().Process(target=_serve, args=(theirs, self._limits), daemon=True)
-            self._child.start()
-            theirs.close()
         try:
-            self._pipe.send((what, paths))
-            if not self._pipe.poll(self._limits.timeout_s):
-                raise BadImageError(f"not decoded in {self._limits.timeout_s:g} s")
-            problem, value = self._pipe.recv()
+            pipe = self._pipe or self._started()
+            pipe.send((what, paths))
+            problem, value = _received(pipe, self._limits.timeout_s)
         except (EOFError, OSError) as error:
             self._stop()
-            raise BadImageError(
-                "the decoder ended while it was reading: too little memory, or a hostile file"
-            ) from error
+            raise BadImageError("the decoder ended while it read it: too little memory, or a hostile file") from error
         except BadImageError:
             self._stop()
             raise
         if problem is not None:
             raise problem
         return value
+
+    def _started(self) -> Connection:
+        self._pipe, theirs = multiprocessing.Pipe()
+        self._child = _context().Process(target=_serve, args=(theirs, self._limits), daemon=True)
+        self._child.start()
+        theirs.close()
+        _received(self._pipe, _START_S)
+        return self._pipe
 
     def _stop(self) -> None:
         if self._child is not None and self._pipe is not None:
@@ -272,6 +273,13 @@ def _context() -> ForkServerContext:
     return context
 
 
+def _received(pipe: Connection, timeout_s: float) -> tuple[BadImageError | None, Any]:
+    if not pipe.poll(timeout_s):
+        raise BadImageError(f"not decoded in {timeout_s:g} s")
+    problem, value = pipe.recv()
+    return problem, value
+
+
 # -- in the child process -------------------------------------------------------------------------------------------
 
 
@@ -282,6 +290,7 @@ def _serve(pipe: Connection, limits: ImageLimits) -> None:
     end_with_parent()
     resource.setrlimit(resource.RLIMIT_AS, (limits.maximum_memory_bytes, limits.maximum_memory_bytes))
     acts: Mapping[str, Callable[..., Any]] = {"size": _size, "pixels": _pixels, "drawn": _drawn}
+    pipe.send((None, "ready"))
     while True:
         try:
             what, paths = pipe.recv()

@@ -161,7 +161,8 @@ def _page(transport: Transport, server: str, name: ArxivId) -> bytes | None:
     """The HTML page; None if there is none, or none of LaTeXML's.
 
     A page that is no page of this paper is a fault of the way, unless it is the same in every attempt: then the paper
-    has a page of another kind, and its source decides.
+    has a page of another kind, and its source decides. In an outage that looks like that the source is not to be had
+    either, and nothing is recorded.
     """
 
     def check(reply: Reply) -> bytes | None:
