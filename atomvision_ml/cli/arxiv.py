@@ -115,7 +115,7 @@ def compare(
 
     Asks the servers that the settings name. Exit code 1 if a paper is missing.
     """
-    from atomvision_ml.literature.finder import FinderParameters, compare_month
+    from atomvision_ml.literature.finder import FinderParameters, categories_of, compare_month
     from atomvision_ml.literature.replies import LiteratureError
     from atomvision_ml.literature.transport import TransportParameters
     from atomvision_ml.settings import settings
@@ -125,11 +125,12 @@ def compare(
     lake = Lake.from_settings()
     try:
         patience = TransportParameters(contact=_contact(chosen.contact), interval_s=chosen.arxiv_interval_s)
+        parameters = FinderParameters(base_url=chosen.arxiv_api_url, categories=categories_of(chosen.arxiv_set))
         known = {month: _abstracts(lake, month) for month in months}
         n_missing = 0
         with _transport(lake, patience) as transport:
             for month in months:
-                found = compare_month(transport, FinderParameters(base_url=chosen.arxiv_api_url), month, known[month])
+                found = compare_month(transport, parameters, month, known[month])
                 n_missing += len(found.missing)
                 said = f"{len(found.found)} of {found.n_hits} hits name a microscopy, {len(found.missing)} are missing"
                 line = f"{month}: {said}{''.join(f' {name}' for name in found.missing)}"

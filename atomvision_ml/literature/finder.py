@@ -28,6 +28,21 @@ TERMS = ("STM", "STEM", "TEM", "HRTEM", "scanning tunneling", "scanning tunnelli
 _MINUTE = timedelta(minutes=1)
 
 
+def categories_of(set_name: str) -> tuple[str, ...]:
+    """The categories whose papers make a set of OAI-PMH.
+
+    Args:
+        set_name: ``physics:cond-mat``, or one subject of it, e.g. ``physics:cond-mat:mtrl-sci``.
+
+    Raises:
+        ValueError: another set.
+    """
+    category = set_name.removeprefix("physics:").replace(":", ".")
+    if category not in CATEGORIES:
+        raise ValueError(f"the second finder knows physics:cond-mat and its subjects, not {set_name}")
+    return CATEGORIES if category == "cond-mat" else (category,)
+
+
 class FinderParameters(BaseModel):
     """What is asked for; frozen."""
 

@@ -9,7 +9,14 @@ from atomvision_ml.literature import atom
 from atomvision_ml.literature.double.corpus_reader import Corpus, read_corpus
 from atomvision_ml.literature.double.faults import STORM, Faults, Rule
 from atomvision_ml.literature.double.server import serve
-from atomvision_ml.literature.finder import Comparison, FinderParameters, compare_month, find_papers, query
+from atomvision_ml.literature.finder import (
+    Comparison,
+    FinderParameters,
+    categories_of,
+    compare_month,
+    find_papers,
+    query,
+)
 from atomvision_ml.literature.replies import OutageError, RefusedError
 from atomvision_ml.literature.transport import Transport, TransportParameters
 
@@ -141,6 +148,21 @@ def test_the_query_as_arxivs_manual_writes_it() -> None:
     assert (
         len(atom.query_url("https://x", query(FinderParameters(), datetime(2018, 3, 1), datetime(2018, 4, 1)))) < 1000
     )
+
+
+@pytest.mark.parametrize(
+    ("set_name", "number", "one"),
+    [("physics:cond-mat", 10, "cond-mat.soft"), ("physics:cond-mat:mtrl-sci", 1, "cond-mat.mtrl-sci")],
+)
+def test_a_set_has_its_categories(set_name: str, number: int, one: str) -> None:
+    assert len(categories_of(set_name)) == number
+    assert one in categories_of(set_name)
+
+
+@pytest.mark.parametrize("set_name", ["physics", "cs:cs:CV", "physics:cond-mat:alchemy", ""])
+def test_other_sets_are_refused(set_name: str) -> None:
+    with pytest.raises(ValueError, match="cond-mat"):
+        categories_of(set_name)
 
 
 def test_what_is_no_month_is_refused(tmp_path: Path) -> None:
