@@ -21,7 +21,7 @@ from atomvision_ml.experiments.reading import ReadLimits
 from atomvision_ml.experiments.worker import FileReader, RejectedError
 
 LIMITS = ReadLimits(
-    memory_bytes=2**30, time_s=10.0, maximum_pixel_bytes=2**26, maximum_total_bytes=2**27, maximum_ratio=50.0
+    memory_bytes=2**30, time_s=30.0, maximum_pixel_bytes=2**26, maximum_total_bytes=2**27, maximum_ratio=50.0
 )
 
 
