@@ -57,6 +57,7 @@ def serve_double(
                 "ATOMVISION_ARXIV_OAI_URL": double.oai_url,
                 "ATOMVISION_ARXIV_API_URL": double.api_url,
                 "ATOMVISION_ARXIV_URL": double.url,
+                "ATOMVISION_ARXIV_INTERVAL_S": "0.1",
             }
             lines = [json.dumps(addresses)] if as_json else [f"export {name}={url}" for name, url in addresses.items()]
             typer.echo("\n".join(lines))
