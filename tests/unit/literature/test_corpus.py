@@ -15,12 +15,15 @@ from atomvision_ml.literature import latexml, tex
 from atomvision_ml.literature.archives import read_source
 from atomvision_ml.literature.double.build import CORPUS, MANUSCRIPTS, build
 from atomvision_ml.literature.double.corpus_reader import HeldPaper, read_corpus
+from atomvision_ml.literature.double.labels import labelled_captions
 from atomvision_ml.literature.double.manuscript import ROLES, Manuscript, load_manuscripts
 from atomvision_ml.literature.double.plates import PanelDrawing, PlateStyle, plate
 from atomvision_ml.literature.figures import SourceFigure
 from atomvision_ml.literature.identifiers import parse_arxiv_id
 from atomvision_ml.literature.licences import permission
 from atomvision_ml.literature.replies import Reply
+from atomvision_ml.literature.scoring import tally
+from atomvision_ml.literature.understanding import understand
 from atomvision_ml.schemas.tables.literature import MODALITIES
 from atomvision_ml.structures.prototypes import prototype_rows
 
@@ -191,6 +194,16 @@ def test_panels_show_what_they_are_said_to_show() -> None:
         if "." not in material["formula"]
     }
     assert len(shown & known) >= 8
+
+
+def test_captions_can_be_scored() -> None:
+    rows = labelled_captions()
+    assert len(rows) >= 110
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert {row["stratum"] for row in rows} == {"stm", "stem_tem", "other_microscopy", "no_micrograph"}
+    counts = tally((row, understand(row["caption"])) for row in rows)
+    assert counts["exact_label_sets"]["right"] > 0.85 * len(rows)
+    assert counts["relevance_recall"]["right"] > 0.9 * counts["relevance_recall"]["all"]
 
 
 def test_bars_are_as_long_as_they_say() -> None:
