@@ -34,6 +34,9 @@ _LEAST_STEP = 8
 _CAPTION_WEIGHT = 5.0
 """How much likelier the number of panels that the caption tells is than any other, before the image is seen."""
 
+_EDGE_SHARES = (0.5, 0.9)
+"""Highest probability that a straight edge divides panels: in figures with gutters, and in those without."""
+
 _SOLID = 0.85
 """Share of a box that is not page where it is a picture and not a drawing."""
 
@@ -110,6 +113,9 @@ class _Blocks:
                 _cumulated(steps, 1 - axis, np.float32),
                 _cumulated(steps > _LEAST_STEP, 1 - axis),
             )
+        whole = (0, 0, self.width, self.height)
+        gutters = [cut.probability for axis in (0, 1) for cut in self._gutters(whole, axis)]
+        self._edge_share = _EDGE_SHARES[max(gutters, default=0.0) < 0.5]
         self._known: dict[tuple[Box, int], dict[int, tuple[float, list[Box]]]] = {}
 
     def divisions(self, box: Box, most: int) -> dict[int, tuple[float, list[Box]]]:
@@ -191,10 +197,9 @@ class _Blocks:
             share = self._share(box, axis, colour)
             for (first, second), gap in _gaps(_pieces(share >= 1), self._least(axis)):
                 beside = (1 - share[max(0, first[1] - 3) : first[1]].min(), 1 - share[second[0] : second[0] + 3].min())
-                thickness = (gap[1] - gap[0]) / min(self.height, self.width)
-                evidence = -2.5 + 6 * min(beside) + 60 * min(thickness, 0.05) * (colour == self._page)
-                offset = box[1 - axis]
-                yield Cut(axis, gap[0] + offset, gap[1] + offset, _probability(evidence - (colour != self._page)))
+                is_page = colour == self._page
+                evidence = _gutter_evidence(min(beside), gap, len(share), is_page)
+                yield Cut(axis, gap[0] + box[1 - axis], gap[1] + box[1 - axis], _probability(evidence))
 
     def _edges(self, box: Box, axis: int) -> Iterator[Cut]:
         """Rows or columns where grey values jump all along a block of pictures, without a gutter."""
@@ -213,7 +218,9 @@ class _Blocks:
             beside = max(page[place - 2 : place + 4])
             if ratio > 1.5 and jumping[place] > 0.5 and beside < 0.1:
                 at = place + 1 + box[1 - axis]
-                yield Cut(axis, at, at, _probability(2 * (ratio - 3) + 5 * (float(jumping[place]) - 0.6), 0.5))
+                yield Cut(
+                    axis, at, at, _probability(2 * (ratio - 3) + 5 * (float(jumping[place]) - 0.6), self._edge_share)
+                )
 
     def _along(self, sums: np.ndarray, box: Box, axis: int) -> np.ndarray:
         """Means over each row (axis 0) or column of a block, from sums along it; the last of steps means nothing."""
@@ -264,6 +271,20 @@ def _gaps(
     for first, second in itertools.pairwise(large):
         between = [(pieces[n][1], pieces[n + 1][0]) for n in range(first, second)]
         yield (pieces[first], pieces[second]), max(between, key=lambda gap: gap[1] - gap[0])
+
+
+def _gutter_evidence(beside: float, gap: tuple[int, int], length: int, is_page: bool) -> float:
+    """Logarithm of the odds that a gutter divides panels, by logistic regression on drawn figures of 400 to 1,600 px.
+
+    Args:
+        beside: share of pixels right beside it that are not of its colour, on the emptier side: pictures end in full
+            lines, drawings in a few strokes.
+        gap: where it begins and ends.
+        length: of the block that it divides; a gap as wide as what it divides off is none.
+        is_page: whether its colour is the page's.
+    """
+    thickness, shorter = gap[1] - gap[0], min(gap[0], length - gap[1])
+    return -4.1 + 8.5 * beside + 2.0 * math.log(thickness) + 1.4 * is_page - 8.7 * thickness / max(shorter, 1)
 
 
 def _probability(evidence: float, most: float = 0.995) -> float:

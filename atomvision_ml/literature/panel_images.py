@@ -66,12 +66,13 @@ def read_panels(
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image: uint8 [y, x, 3] is wanted, not {image.dtype} of shape {image.shape}")
     if min(image.shape[:2]) < _LEAST_PX:
-        return [PanelReading(label, "unreadable") for label in labels]
+        return [_with_stated(PanelReading(label, "unreadable"), stated_nm) for label in labels]
     small, factor = _reduced(image)
     division = divide(small, len(labels))
     if division is None or (len(labels) > 1 and division.confidence < _LEAST_CONFIDENCE):
         whole = (0, 0, image.shape[1], image.shape[0])
-        return [PanelReading(label, "ambiguous", whole, 0.0) for label in labels]
+        kind, _ = pixel_kind(small)
+        return [_with_stated(PanelReading(label, "ambiguous", whole, 0.0, kind), stated_nm) for label in labels]
     readings = []
     for label, box in zip(labels, division.boxes, strict=True):
         left, top, right, bottom = box
@@ -81,8 +82,16 @@ def read_panels(
         reading = PanelReading(label, "matched", _enlarged(box, factor, image.shape), confidence, kind)
         if kind == "micrograph":
             reading = _with_scale_bar(reading, panel, factor, stated_nm.get(label), read_text)
-        readings.append(reading)
+        readings.append(_with_stated(reading, stated_nm))
     return readings
+
+
+def _with_stated(reading: PanelReading, stated_nm: Mapping[str, float | None]) -> PanelReading:
+    """A reading without a length gets the one that the caption states."""
+    length_nm = stated_nm.get(reading.label)
+    if reading.scale_bar_nm is not None or length_nm is None:
+        return reading
+    return replace(reading, scale_bar_nm=length_nm, scale_bar_source="caption")
 
 
 def _with_scale_bar(
@@ -90,7 +99,7 @@ def _with_scale_bar(
 ) -> PanelReading:
     bar = read_scale_bar(panel, read_text)
     if bar is None or bar.is_reciprocal:
-        return replace(reading, scale_bar_nm=stated_nm, scale_bar_source="caption") if stated_nm else reading
+        return reading
     length_nm = bar.length_nm or stated_nm
     length_px = bar.length_px * factor
     return replace(

@@ -11,25 +11,29 @@ import numpy as np
 
 PixelKind = Literal["micrograph", "drawing"]
 
-_FLAT = 3
-"""Largest step between neighbours, in grey values, of a flat place: what JPEG leaves there."""
+_WHITE = 235
+"""Grey value from which a pixel is paper: what JPEG leaves of white."""
+
+_LARGEST_PX = 400
+"""Rows and columns looked at."""
 
 
 def pixel_kind(image: np.ndarray) -> tuple[PixelKind, float]:
     """What an image looks like, and how sure that is.
 
-    Drawings are strokes on one flat colour; micrographs vary everywhere, or smoothly.
+    Drawings are strokes on white paper, which is also what lies at their border; the weights come from a logistic
+    regression on drawn figures. Drawings on dark ground are taken for micrographs.
 
     Args:
         image: uint8 [y, x, 3].
     """
     from scipy.special import expit
 
-    grey = image[:: max(1, image.shape[0] // 400), :: max(1, image.shape[1] // 400)].mean(axis=-1)
-    values, counts = np.unique(np.rint(grey / 4), return_counts=True)
-    commonest = counts.max() / counts.sum()
-    extreme = float(min(4 * values[counts.argmax()], 255 - 4 * values[counts.argmax()])) / 255
-    steps = np.abs(np.diff(grey, axis=1)) if grey.shape[1] > 1 else np.zeros(1)
-    flat = float((steps <= _FLAT).mean())
-    evidence = float(expit(10 * (commonest - 0.4) + 4 * (flat - 0.6) - 6 * extreme))
-    return ("drawing", evidence) if evidence > 0.5 else ("micrograph", 1 - evidence)
+    height, width = image.shape[:2]
+    seen = image[:: -(-height // _LARGEST_PX), :: -(-width // _LARGEST_PX)]
+    is_white = (seen >= _WHITE).all(axis=-1)
+    border = np.concatenate(
+        (is_white[:2].ravel(), is_white[-2:].ravel(), is_white[:, :2].ravel(), is_white[:, -2:].ravel())
+    )
+    drawing = float(expit(4.4 * is_white.mean() + 6.6 * border.mean() - 5.1))
+    return ("drawing", drawing) if drawing > 0.5 else ("micrograph", 1 - drawing)

@@ -45,11 +45,11 @@ _SHARP = 40
 _SHARES = (0.5, 0.7, 0.85, 0.95)
 """Nearness to the ink, 1 being the bar's own colour and 0 what lies around it, from which pixels are glyphs."""
 
-_SURE = 0.85
-"""Confidence of a text from which a second reading of it is enough."""
+_SURE = 0.9
+"""Confidence of a text from which it is not read again."""
 
-_MOST_BARS, _MOST_LINES = 3, 4
-"""Likeliest bars of a panel, and nearest lines of each, that are read."""
+_MOST_BARS, _MOST_LINES, _MOST_READ = 2, 2, 5
+"""Likeliest bars of a panel, nearest lines of each in a rendering, and readings of a bar in all."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,15 @@ def read_scale_bar(image: np.ndarray, read_text: ReadText | None = None) -> Scal
         image: one panel, uint8 [y, x, 3].
         read_text: recogniser; without it bars are found and not read.
     """
-    readings = find_bars(image)[:_MOST_BARS]
-    if read_text is not None:
-        readings = [_with_text(image, reading, read_text) for reading in readings]
-    return max(readings, key=lambda reading: reading.confidence, default=None)
+    bars = find_bars(image)[:_MOST_BARS]
+    if read_text is None or not bars:
+        return bars[0] if bars else None
+    readings = []
+    for bar in bars:
+        readings.append(_with_text(image, bar, read_text))
+        if readings[-1].length_nm is not None or readings[-1].is_reciprocal:
+            break
+    return max(readings, key=lambda reading: reading.confidence)
 
 
 def find_bars(image: np.ndarray) -> list[ScaleBarReading]:
@@ -208,16 +213,20 @@ def _beyond(distance: np.ndarray) -> float:
 def _with_text(image: np.ndarray, reading: ScaleBarReading, read_text: ReadText) -> ScaleBarReading:
     """A bar with the length that stands beside it; without such a text it is half as sure.
 
-    The text is read from several renderings, until two agree: "nm" and "mm" are easily taken for each other.
+    The text is read from several renderings until one is sure; "mm" needs two: it is easily taken for "nm".
     """
     votes: dict[tuple[float | None, bool], list[float]] = {}
+    known: set[bytes] = set()
     for share in _SHARES:
         for line in _lines_beside(image, reading.box, share):
+            if len(known) >= _MOST_READ or line.tobytes() in known:
+                continue
+            known.add(line.tobytes())
             text, confidence = read_text(line)
             parsed = parse_length(text)
             if parsed is not None:
                 votes.setdefault(parsed, []).append(confidence)
-        if any(len(each) > 1 and max(each) > _SURE for each in votes.values()):
+        if any(_is_sure(length, each) for (length, _), each in votes.items()):
             break
     if not votes:
         return replace(reading, confidence=0.5 * reading.confidence)
@@ -225,6 +234,12 @@ def _with_text(image: np.ndarray, reading: ScaleBarReading, read_text: ReadText)
     share_of_votes = sum(confidences) / sum(sum(each) for each in votes.values())
     sure = math.sqrt(min(1.0, reading.confidence / 0.6) * max(confidences) * share_of_votes)
     return replace(reading, length_nm=length, is_reciprocal=is_reciprocal, confidence=sure)
+
+
+def _is_sure(length: float | None, confidences: list[float]) -> bool:
+    """Whether no further rendering is read."""
+    needed = 2 if length is not None and length >= _IN_NM["mm"] / 2 else 1
+    return max(confidences) > _SURE and len(confidences) >= needed
 
 
 def _lines_beside(image: np.ndarray, box: Box, share: float) -> list[np.ndarray]:

@@ -30,8 +30,9 @@ _HEIGHT_PX = 32
 """Height to which a line is brought before it is read."""
 
 
+@functools.cache
 def open_text_reader() -> ReadText | None:
-    """The recogniser on one core; None where the extra ``ocr`` is not installed."""
+    """The recogniser on one core, loaded once; None where the extra ``ocr`` is not installed."""
     try:
         from rapidocr_onnxruntime import RapidOCR
     except ImportError:
