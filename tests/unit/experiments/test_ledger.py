@@ -1,0 +1,218 @@
+"""The inbox's book: nothing lost, nothing taken twice, whatever comes and whatever dies."""
+
+import hashlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atomvision_ml.experiments.ledger import (
+    InboxRules,
+    Outcome,
+    Stamp,
+    is_candidate,
+    observe,
+    plan,
+    reconsider,
+    renamed,
+    settle,
+)
+
+RULES = InboxRules(minimum_age_s=60, claim_s=600, batch_size=3, maximum_batches=2, maximum_new=4, partner_wait_s=300)
+
+
+def sha(content):
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def outcome(place, stamp, content):
+    return Outcome(place, stamp, sha(content), "damaged" if content.startswith("bad") else "")
+
+
+class Inbox:
+    """A folder, the runs under way, and the ledger; time goes by in minutes."""
+
+    def __init__(self):
+        self.files, self.ledger, self.runs, self.ended, self.now, self.moves = {}, {}, [], [], 0.0, 0
+
+    def put(self, place, content):
+        self.moves += 1
+        self.files[place] = (Stamp(len(content), str(self.moves)), content)
+
+    def move(self, place, target):
+        if place in self.files:
+            self.files[target] = self.files.pop(place)
+
+    def remove(self, place):
+        self.files.pop(place, None)
+
+    def end(self, number):
+        """A run ends as it should."""
+        if self.runs:
+            self.ended.append(self.runs.pop(number % len(self.runs)))
+            self.run(self.ended[-1])
+
+    def repeat(self, number):
+        """A run that had ended reports once more."""
+        if self.ended:
+            self.run(self.ended[number % len(self.ended)])
+
+    def kill(self, number):
+        if self.runs:
+            self.runs.pop(number % len(self.runs))
+
+    def tick(self, seconds=60.0):
+        self.now += seconds
+        listing = {place: stamp for place, (stamp, _) in self.files.items()}
+        self.ledger = observe(self.ledger, listing, self.now, RULES)
+        self.ledger, batches = plan(self.ledger, self.now, RULES)
+        self.runs += batches
+
+    def run(self, batch):
+        """What a run of this batch finds in the folder now."""
+        found = [
+            outcome(place, stamp, self.files[place][1])
+            for place, stamp in batch.files
+            if place in self.files and self.files[place][0] == stamp
+        ]
+        self.ledger = settle(self.ledger, found)
+        return found
+
+    def rest(self):
+        """Until nothing is left to do."""
+        for _ in range(40):
+            self.tick(120.0)
+            while self.runs:
+                self.run(self.runs.pop())
+
+    def states(self):
+        return {place: entry.state for place, entry in self.ledger.items()}
+
+
+PLACES = st.sampled_from(["a.dm3", "b.dm3", "sub/c.tif", "d.emd", "e.mrc"])
+CONTENTS = st.sampled_from(["one", "two", "three", "bad one", "bad two"])
+STEPS = st.one_of(
+    st.tuples(st.just("put"), PLACES, CONTENTS),
+    st.tuples(st.just("move"), PLACES, PLACES),
+    st.tuples(st.just("remove"), PLACES),
+    st.tuples(st.just("tick"), st.sampled_from([1.0, 30.0, 90.0, 700.0])),
+    st.tuples(st.just("end"), st.integers(0, 5)),
+    st.tuples(st.just("repeat"), st.integers(0, 5)),
+    st.tuples(st.just("kill"), st.integers(0, 5)),
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(STEPS, max_size=30))
+def test_every_content_is_taken_exactly_once(steps):
+    inbox = Inbox()
+    for name, *arguments in steps:
+        getattr(inbox, name)(*arguments)
+    inbox.rest()
+    accepted = [entry.sha256 for entry in inbox.ledger.values() if entry.state == "accepted"]
+    once = accepted + [content for entry in inbox.ledger.values() for content in entry.earlier]
+    assert len(once) == len(set(once))
+    for place, (_, content) in inbox.files.items():
+        entry = inbox.ledger[place]
+        if entry.reason.endswith("ended while reading it"):
+            assert entry.attempts >= RULES.maximum_attempts
+        elif content.startswith("bad"):
+            assert (entry.state, entry.sha256, entry.reason) == ("rejected", sha(content), "damaged")
+        else:
+            assert entry.state in ("accepted", "duplicate")
+            assert entry.sha256 == sha(content)
+            assert sha(content) in once
+
+
+def test_a_file_that_grows_waits():
+    inbox = Inbox()
+    for size in range(1, 6):
+        inbox.put("a.dm3", "x" * size)
+        inbox.tick(59.0)
+        assert inbox.states() == {"a.dm3": "new"}
+    inbox.tick(61.0)
+    assert inbox.states() == {"a.dm3": "claimed"}
+
+
+def test_a_rename_is_the_same_file():
+    inbox = Inbox()
+    inbox.put("a.dm3", "one")
+    inbox.rest()
+    inbox.files["b.dm3"] = inbox.files.pop("a.dm3")
+    inbox.rest()
+    assert inbox.states() == {"a.dm3": "accepted", "b.dm3": "duplicate"}
+    assert renamed(inbox.ledger) == {"a.dm3": "b.dm3"}
+
+
+def test_ten_identical_uploads_change_nothing():
+    inbox = Inbox()
+    inbox.put("a.dm3", "one")
+    inbox.rest()
+    for number in range(10):
+        inbox.put(f"copy_{number}.dm3", "one")
+        inbox.put("a.dm3", "one")
+    inbox.rest()
+    states = list(inbox.states().values())
+    assert (states.count("accepted"), states.count("duplicate")) == (1, 10)
+    assert inbox.ledger["a.dm3"].earlier == ()
+
+
+def test_content_of_a_replaced_file_is_not_taken_again():
+    inbox = Inbox()
+    inbox.put("a.dm3", "one")
+    inbox.rest()
+    inbox.put("a.dm3", "two")
+    inbox.rest()
+    inbox.put("b.dm3", "one")
+    inbox.rest()
+    assert inbox.ledger["a.dm3"].earlier == (sha("one"),)
+    assert (inbox.ledger["b.dm3"].state, inbox.ledger["b.dm3"].duplicate_of) == ("duplicate", "a.dm3")
+
+
+def test_a_file_that_kills_its_runs_is_rejected_at_last():
+    inbox = Inbox()
+    inbox.put("a.dm3", "one")
+    keys = set()
+    for _ in range(6):
+        inbox.tick(700.0)
+        keys |= {batch.key for batch in inbox.runs}
+        inbox.runs.clear()
+    assert len(keys) == RULES.maximum_attempts
+    assert inbox.ledger["a.dm3"].reason == "3 runs ended while reading it"
+    inbox.ledger = reconsider(inbox.ledger, ["a.dm3"])
+    inbox.rest()
+    assert inbox.states() == {"a.dm3": "accepted"}
+
+
+def test_ticks_are_bounded():
+    inbox = Inbox()
+    for number in range(50):
+        inbox.put(f"{number:02d}.dm3", str(number))
+    inbox.tick()
+    assert len(inbox.ledger) == RULES.maximum_new
+    for _ in range(20):
+        before = len(inbox.runs)
+        inbox.tick()
+        assert len(inbox.runs) - before <= RULES.maximum_batches
+        assert all(len(batch.files) <= RULES.batch_size for batch in inbox.runs)
+    inbox.rest()
+    assert list(inbox.states().values()) == ["accepted"] * 50
+
+
+def test_a_series_goes_with_its_header():
+    inbox = Inbox()
+    inbox.put("scan.emi", "header")
+    inbox.tick(100.0)
+    inbox.tick(100.0)
+    assert inbox.states() == {"scan.emi": "new"}
+    inbox.put("scan_1.ser", "pixels")
+    inbox.rest()
+    assert inbox.states() == {"scan.emi": "accepted", "scan_1.ser": "new"}
+    inbox.put("alone_1.ser", "others")
+    inbox.rest()
+    assert inbox.states()["alone_1.ser"] == "accepted"
+
+
+def test_what_is_no_file_to_read():
+    for place in ("a.dm3.part", "a.tmp", "~$a.tif", ".nfs0001", "sub/.hidden.dm3", "a.dm3.meta.yaml", "a.tif~", "b/"):
+        assert not is_candidate(place)
+    assert is_candidate("sub/partial results.dm3")
