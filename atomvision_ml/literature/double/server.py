@@ -111,6 +111,7 @@ class Double:
         log: of all requests.
         faults: what goes wrong; may be exchanged too.
         delay_s: time that each reply is held back, in seconds.
+        clock: gives the time, UTC.
         url: address for pages and sources, without a final slash.
         oai_url, api_url: addresses of OAI-PMH and of the Atom API.
     """
@@ -131,7 +132,7 @@ class Double:
         self.faults = faults
         self.delay_s = delay_s
         self.stopped = threading.Event()
-        self._clock = clock
+        self.clock = clock
         self._page_records = page_records
         self._change = threading.Lock()
         double = self
@@ -152,7 +153,7 @@ class Double:
         """
         drawn = None if self.faults is None or address == LOOP else self.faults.draw(address)
         kind = None if drawn is None else drawn[0]
-        now = self._clock()
+        now = self.clock()
         if kind == "changed_record":
             self._change_a_record(address, now)
         parts = urlsplit(address)

@@ -126,6 +126,30 @@ def test_an_unexpected_nothing_is_asked_for_again_and_then_an_outage(small_corpu
         assert compared(double.api_url, tmp_path, "2018-03", {}, attempts=3).n_hits == 0
 
 
+@pytest.mark.parametrize("gone", [["1804.10027"], []], ids=["repeated", "more"])
+def test_pages_that_do_not_fit_together_are_an_outage(busy: Corpus, tmp_path: Path, gone: list[str]) -> None:
+    """A paper comes first in the list while it is read: the pages behind it slide."""
+    first = busy.by_id["1804.10000"]
+    early = first.versions[0].model_copy(update={"submitted_at": datetime(2018, 4, 1, tzinfo=UTC)})
+    slid = busy.with_paper(first.model_copy(update={"id": "1804.09999", "versions": (early,)}))
+    slid = Corpus(slid.folder, tuple(paper for paper in slid.papers if paper.id not in gone))
+    with serve(busy) as double, transport(tmp_path, attempts=2) as client:
+
+        def read() -> list[atom.AtomEntry]:
+            parameters = FinderParameters(base_url=double.api_url, page_size=10)
+            return find_papers(client, parameters, "2018-04")
+
+        def clock() -> datetime:
+            if len(double.log.requests) == 1:
+                double.corpus = slid
+            return datetime(2018, 6, 1, tzinfo=UTC)
+
+        double.clock = clock
+        with pytest.raises(OutageError):
+            read()
+        assert len(read()) == len(slid.papers)
+
+
 def test_a_quiet_month_is_empty(small_corpus: Corpus, tmp_path: Path) -> None:
     with serve(small_corpus) as double:
         assert compared(double.api_url, tmp_path, "2017-01", {}) == Comparison("2017-01", 0, (), ())
