@@ -98,30 +98,36 @@ def _write_page(manuscript: Manuscript, version: int, folder: Path) -> dict[str,
     """The page, its converted images beside it; returns the address of every image by its member name."""
     from lxml import html
 
+    own = folder / "html"
+    own.mkdir()
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch) / "src"
         shutil.copytree(folder / "src", work)
         members = _as_bitmaps(work)
         page = html.document_fromstring(_latexml(work, manuscript.id).encode())
         _like_arxiv(page, manuscript, version)
-        addresses: dict[str, str] = {}
-        for image in page.iter("img"):
-            member = members.get(image.get("src"))
-            if member is None:
-                image.set("class", "ltx_graphics ltx_missing ltx_missing_image")
-                image.set("src", "")
-                continue
-            if member.endswith(_CONVERTED) and member not in addresses:
-                converted = f"x{1 + sum(name.endswith(_CONVERTED) for name in addresses)}.png"
-                addresses[member] = converted
-                (folder / "html").mkdir(exist_ok=True)
-                shutil.copyfile(work / image.get("src"), folder / "html" / converted)
-            address = addresses.setdefault(member, member)
-            prefix = "" if manuscript.has_base else f"{manuscript.id.split('/')[-1]}v{version}/"
-            image.set("src", prefix + address)
-    (folder / "html").mkdir(exist_ok=True)
+        prefix = "" if manuscript.has_base else f"{manuscript.id.split('/')[-1]}v{version}/"
+        addresses = _address_images(page, members, prefix)
+        for bitmap, member in members.items():
+            if member.endswith(_CONVERTED):
+                shutil.copyfile(work / bitmap, own / addresses[member])
     body = html.tostring(page, encoding="unicode", doctype="<!DOCTYPE html>")
-    (folder / "html" / "index.html").write_text(body + "\n", encoding="utf-8")
+    (own / "index.html").write_text(body + "\n", encoding="utf-8")
+    return addresses
+
+
+def _address_images(page: html.HtmlElement, members: dict[str, str], prefix: str) -> dict[str, str]:
+    """Give the images the addresses that they have on arXiv; one that the archive lacks is marked as missing."""
+    addresses: dict[str, str] = {}
+    for image in page.iter("img"):
+        member = members.get(image.get("src"))
+        if member is None:
+            image.set("class", "ltx_graphics ltx_missing ltx_missing_image")
+            image.set("src", "")
+            continue
+        number = 1 + sum(name.endswith(_CONVERTED) for name in addresses)
+        address = addresses.setdefault(member, f"x{number}.png" if member.endswith(_CONVERTED) else member)
+        image.set("src", prefix + address)
     return addresses
 
 

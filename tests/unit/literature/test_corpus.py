@@ -14,12 +14,12 @@ from PIL import Image
 from atomvision_ml.literature import latexml, tex
 from atomvision_ml.literature.archives import read_source
 from atomvision_ml.literature.double.build import CORPUS, MANUSCRIPTS, build
-from atomvision_ml.literature.double.corpus_reader import HeldPaper, read_corpus
+from atomvision_ml.literature.double.corpus_reader import Corpus, HeldPaper, read_corpus
 from atomvision_ml.literature.double.labels import labelled_captions
 from atomvision_ml.literature.double.manuscript import ROLES, Manuscript, load_manuscripts
 from atomvision_ml.literature.double.plates import PanelDrawing, PlateStyle, plate
 from atomvision_ml.literature.figures import SourceFigure
-from atomvision_ml.literature.identifiers import parse_arxiv_id
+from atomvision_ml.literature.identifiers import ArxivId, parse_arxiv_id
 from atomvision_ml.literature.licences import permission
 from atomvision_ml.literature.replies import Reply
 from atomvision_ml.literature.scoring import tally
@@ -37,8 +37,13 @@ def manuscripts() -> dict[str, Manuscript]:
 
 
 @cache
+def corpus() -> Corpus:
+    return read_corpus(CORPUS)
+
+
+@cache
 def papers() -> dict[str, HeldPaper]:
-    return {paper.id.replace("/", "_"): paper for paper in read_corpus(CORPUS).papers}
+    return {paper.id.replace("/", "_"): paper for paper in corpus().papers}
 
 
 @cache
@@ -107,6 +112,19 @@ def test_truth_belongs_to_the_text(slug: str) -> None:
             labels = [panel["label"] for panel in figure["panels"]]
             assert len(labels) == len(set(labels))
             assert bool({panel["modality"] for panel in figure["panels"]} & RELEVANT) or not figure["is_relevant"]
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_pages_name_the_images_of_the_truth(slug: str) -> None:
+    for number, told in truth(slug)["versions"].items():
+        name = ArxivId(manuscripts()[slug].id, number)
+        if corpus().page_file(name, "index.html") is None:
+            continue
+        for found, figure in zip(by_html(slug, f"v{number}"), told, strict=True):
+            addresses = {*found.images, *(address for part in found.parts for address in part.images)}
+            wanted = {panel["image_html"] for panel in figure["panels"]} - {None}
+            assert addresses == {f"https://arxiv.org/html/{name}/{path}" for path in wanted}
+            assert all(corpus().page_file(name, path) for path in wanted)
 
 
 @pytest.mark.parametrize("slug", SLUGS)
@@ -241,7 +259,7 @@ def test_sources_are_archives_of_tex() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("latexmlc") is None, reason="needs Debian's latexml")
-@pytest.mark.parametrize("name", ["0902.3105", "cond-mat/0701123", "1803.04417"])
+@pytest.mark.parametrize("name", ["0902.3105", "cond-mat/0701123", "1803.04417", "1209.3377"])
 def test_the_builder_makes_what_is_committed(name: str, tmp_path: Path) -> None:
     manuscript = manuscripts()[name.replace("/", "_")]
     build(manuscript, tmp_path)
