@@ -29,7 +29,7 @@ from atomvision_ml.experiments.record import (
     sidecar_path,
 )
 from atomvision_ml.experiments.units import UnitError, convert
-from atomvision_ml.experiments.worker import FileReader, FileReading, RejectedError
+from atomvision_ml.experiments.worker import FileReader, FileReading, RejectedError, check_unchanged, identity
 
 _CHUNK_BYTES = 2**20
 _LONGEST_NAME = 255
@@ -89,8 +89,10 @@ def capture(
     """
     path, chosen = Path(path), rules or CaptureRules()
     told = read_sidecar(sidecar_path(path)) if sidecar is None else dict(sidecar)
+    before = identity(path)
     reading = reader.read(path, folder)
     file_facts = _file_facts(path, reading)
+    check_unchanged(path, before)
     records, pixels, rejected = [], [], list(reading.skipped)
     for index, picture in enumerate(reading.pictures):
         unfit = unfit_because(picture.pixels, chosen)

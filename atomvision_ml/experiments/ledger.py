@@ -267,7 +267,7 @@ def reconsider(ledger: Ledger, places: Iterable[str]) -> Ledger:
 
 def renamed(ledger: Ledger) -> dict[str, str]:
     """Files that are gone and whose content lies elsewhere now: former place to new place."""
-    moved = {}
+    moved: dict[str, str] = {}
     for place in sorted(ledger):
         entry = ledger[place]
         origin = ledger.get(entry.duplicate_of) if entry.duplicate_of is not None else None

@@ -52,6 +52,7 @@ _DAMAGE = (
 _FILES_PER_WORKER = 500
 _START_S = 120.0
 _LONGEST_REASON = 300
+_LARGEST_ANSWER_BYTES = 2**28
 
 
 class RejectedError(ValueError):
@@ -90,7 +91,7 @@ class FileReading:
 
 
 class FileReader:
-    """Reads files one after the other in a worker process; a context manager.
+    """Reads files one after the other in a worker process; a context manager, for one thread.
 
     The worker starts with the first file and ends with the context, with this process, or after 500 files.
     """
@@ -126,10 +127,9 @@ class FileReader:
             RejectedError: no plain file, not of a known format, damaged, cut, too large, too slow, or changed.
         """
         path = Path(path)
-        before = _identity(path)
+        before = identity(path)
         answer = self._ask({"path": str(path), "folder": str(folder)})
-        if _identity(path) != before:
-            raise RejectedError("changed", "the file changed while it was read; it is read again when it is complete")
+        check_unchanged(path, before)
         if "rejected" in answer:
             raise RejectedError(answer["code"], _clean(answer["rejected"], path))
         return _reading(answer, Path(folder))
@@ -159,7 +159,7 @@ class FileReader:
             if not self._connection.poll(self.limits.time_s):
                 self._kill()
                 raise RejectedError("too_slow", f"reading took longer than {self.limits.time_s:g} s")
-            answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+            answer: dict[str, Any] = json.loads(self._connection.recv_bytes(_LARGEST_ANSWER_BYTES))
         except (EOFError, OSError) as error:
             raise RejectedError("crashed", _clean(self._autopsy(), Path(request["path"]))) from error
         self._n_read += 1
@@ -221,8 +221,8 @@ def _inherited(duplicate: Any) -> _LastWords:
     return _LastWords(duplicate.detach())
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
-    """Inode, size and time of a plain file.
+def identity(path: Path) -> tuple[int, int, int]:
+    """Inode, size and time of change (ns) of a plain file.
 
     Raises:
         RejectedError: missing, a link, a folder or a device.
@@ -234,6 +234,16 @@ def _identity(path: Path) -> tuple[int, int, int]:
     if not stat.S_ISREG(status.st_mode):
         raise RejectedError("not_a_file", "a link, a folder or a device, not a plain file")
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(path: Path, before: tuple[int, int, int]) -> None:
+    """Refuse a file that is no longer what :func:`identity` had found.
+
+    Raises:
+        RejectedError: it was replaced, written to or removed.
+    """
+    if identity(path) != before:
+        raise RejectedError("changed", "the file changed while it was read; upload it again, or wait until it rests")
 
 
 def _clean(reason: str, path: Path) -> str:

@@ -1,6 +1,7 @@
 """Files of strangers: every damaged or hostile one ends as a rejection with its reason, or is read as it is."""
 
 import contextlib
+import importlib.util
 import io
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from hostile_files import cases, genuine
 from atomvision_ml.experiments.capture import capture
 from atomvision_ml.experiments.readers.registry import read
 from atomvision_ml.experiments.reading import ReadLimits
-from atomvision_ml.experiments.worker import FileReader, RejectedError
+from atomvision_ml.experiments.worker import FileReader, RejectedError, check_unchanged, identity
 
 LIMITS = ReadLimits(
     memory_bytes=2**30, time_s=30.0, maximum_pixel_bytes=2**26, maximum_total_bytes=2**27, maximum_ratio=50.0
@@ -165,3 +166,21 @@ def test_a_worker_is_used_for_many_files(tmp_path):
                 reader.read(path, folder)
                 workers.add(reader.process_id)
     assert len(workers) == 1
+
+
+def test_a_file_that_changes_meanwhile_is_refused(tmp_path):
+    path = _dm3(tmp_path)
+    before = identity(path)
+    check_unchanged(path, before)
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(RejectedError, match="changed while it was read"):
+        check_unchanged(path, before)
+
+
+def test_a_format_of_an_absent_library_names_the_extra(tmp_path):
+    if importlib.util.find_spec("rsciio") is not None:
+        pytest.skip("rosettasciio is installed")
+    path = tmp_path / "a.bcf"
+    path.write_bytes(b"AAMVHFSS" + bytes(1000))
+    with FileReader() as reader, pytest.raises(RejectedError, match=r"pip install 'atomvision\[vendors\]'"):
+        reader.read(path, tmp_path)

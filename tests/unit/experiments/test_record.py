@@ -1,6 +1,10 @@
 """Records: headers translated, sidecars merged, what is missing and what disagrees."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -302,3 +306,19 @@ def test_the_command_refuses_wrong_values_and_files(tmp_path):
     assert not sidecar_path(path).exists()
     schema = CliRunner().invoke(app, ["record", "--schema"])
     assert json.loads(schema.output)["properties"]["defocus_nm"]["unit"] == "nm"
+
+
+def test_on_a_terminal_the_missing_fields_are_asked_for(tmp_path):
+    """A wrong answer is asked again; an empty one leaves the field empty."""
+    path = tmp_path / "image.png"
+    WRITERS["png"][1](path, micrograph())
+    terminal, child = pty.openpty()
+    os.write(terminal, b"SEM\n\nS-1\nXx2\nFe3O4\nCC0-1.0\n")
+    command = [sys.executable, "-c", "from atomvision_ml.cli.app import main; main()", "record", str(path)]
+    run = subprocess.run(command, stdin=child, capture_output=True, text=True, timeout=120, check=False)
+    os.close(terminal)
+    os.close(child)
+    assert run.returncode == 0, run.stderr
+    assert "no chemical formula" in run.stderr
+    told = {"technique": "SEM", "sample_id": "S-1", "material_formula": "Fe3O4", "licence": "CC0-1.0"}
+    assert read_sidecar(sidecar_path(path)) == told
