@@ -31,9 +31,8 @@ def pixel_kind(image: np.ndarray) -> tuple[PixelKind, float]:
 
     height, width = image.shape[:2]
     seen = image[:: -(-height // _LARGEST_PX), :: -(-width // _LARGEST_PX)]
-    is_white = (seen >= _WHITE).all(axis=-1)
-    border = np.concatenate(
-        (is_white[:2].ravel(), is_white[-2:].ravel(), is_white[:, :2].ravel(), is_white[:, -2:].ravel())
-    )
+    is_white = seen.min(axis=-1) >= _WHITE
+    sides = (is_white[:2], is_white[-2:], is_white[:, :2], is_white[:, -2:])
+    border = np.concatenate([side.ravel() for side in sides])
     drawing = float(expit(4.4 * is_white.mean() + 6.6 * border.mean() - 5.1))
     return ("drawing", drawing) if drawing > 0.5 else ("micrograph", 1 - drawing)

@@ -18,7 +18,7 @@ _IN_NM = {"nm": 1.0, "angstrom": 0.1, "um": 1e3, "mm": 1e6}
 
 _NUMBER = r"(\d+(?:[.,]\d+)?|[lI])"
 _RECIPROCAL = re.compile(rf"{_NUMBER}[\s.]*(?:1/|/\s*)(?:[nm]m|[AÅ])|{_NUMBER}\s*(?:nm|[AÅ])\s*[-–⁻−]\s*[1¹lI]")
-_LENGTH = re.compile(rf"{_NUMBER}\s*(nm|n[mn]|[AÅ](?![a-z])|[µμu]i?m|[µμu]rn|pm|mm)", re.IGNORECASE)
+_LENGTH = re.compile(rf"{_NUMBER}[\s.,]*(nm|n[mn]|[AÅ](?![a-z])|[µμu]i?m|[µμu]rn|pm|mm)", re.IGNORECASE)
 
 _INKS = np.array(
     [
