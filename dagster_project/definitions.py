@@ -10,6 +10,7 @@ import warnings
 import dagster as dg
 
 from atomvision_assets.literature.arxiv import Arxiv
+from atomvision_assets.literature.second_finder import second_finder
 from atomvision_assets.store import Store
 from atomvision_ml.settings import Settings, settings
 
@@ -49,7 +50,8 @@ def build_definitions(chosen: Settings, store: Store | None = None, arxiv: Arxiv
     """All definitions under these settings; ``store`` and ``arxiv`` replace those that the settings name."""
     return dg.Definitions(
         assets=dg.load_assets_from_modules(ROOMS, include_specs=True),
-        jobs=jobs.ALL,
+        asset_checks=[second_finder],
+        jobs=[*jobs.ALL, jobs.COMPARE_FINDERS],
         schedules=schedules.ALL,
         sensors=[sensors.automation(chosen.automation)],
         resources={"store": store or _store(chosen), "arxiv": arxiv or Arxiv.of(chosen)},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dagster as dg
 
 from atomvision_assets.declare import asset_key_of
+from atomvision_assets.literature.second_finder import second_finder
 from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.storage.keys import (
     LITERATURE_GALLERY,
@@ -58,6 +59,11 @@ EXPORT_LITERATURE = _job(
     "export_literature",
     [asset_key_of(LITERATURE_LINKS), asset_key_of(LITERATURE_GALLERY)],
     "The public list of links to figures and papers, and the page of mined figures.",
+)
+COMPARE_FINDERS = dg.define_asset_job(
+    "compare_finders",
+    selection=dg.AssetSelection.checks(second_finder),
+    description="Ask arXiv's Atom interface whether the harvest lacks a paper of the newest months.",
 )
 
 LITERATURE = [HARVEST_LITERATURE, REFRESH_LITERATURE, EXPORT_LITERATURE]

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atomvision_assets.literature.arxiv import Arxiv
+from atomvision_assets.literature.arxiv import POOL, Arxiv
 from atomvision_assets.literature.assets import papers
 from atomvision_assets.literature.second_finder import MONTHS, second_finder
 from atomvision_assets.store import Store
@@ -17,7 +17,10 @@ from atomvision_ml.literature.double.server import Double, serve
 from atomvision_ml.literature.harvest import HarvestParameters, harvest
 from atomvision_ml.literature.papers import update_papers
 from atomvision_ml.literature.transport import Transport, TransportParameters
+from atomvision_ml.settings import Settings
 from atomvision_ml.storage.lake import Lake
+from dagster_project import jobs
+from dagster_project.definitions import build_definitions
 
 CONTACT = "curator@example.org"
 
@@ -82,3 +85,13 @@ def test_without_a_contact_nothing_is_asked(root: Path, corpus: Corpus) -> None:
     with serve(corpus) as double:
         assert not checked(root, double, contact=None).success
     assert double.log.requests == ()
+
+
+def test_the_code_location_has_it_in_a_job_of_its_own() -> None:
+    definitions = build_definitions(Settings())
+    layer = definitions.resolve_job_def("compare_finders").asset_layer
+    assert layer.executable_asset_keys == set()
+    (key,) = second_finder.check_keys
+    for job in jobs.ALL:
+        assert key not in definitions.resolve_job_def(job.name).asset_layer.asset_graph.asset_check_keys
+    assert second_finder.op.pool == POOL
