@@ -138,7 +138,7 @@ def _told(value: Any, unit: str) -> str:
 def _print_schema() -> None:
     import json
 
-    from atomvision_ml.experiments.record import sidecar_schema
+    from atomvision_ml.experiments.profiles import sidecar_schema
 
     typer.echo(json.dumps(sidecar_schema(), indent=2, ensure_ascii=False))
 

@@ -1,8 +1,8 @@
 """Profiles: which header field of a format or an instrument fills which field of the record.
 
-Belongs here: the YAML form and its interpreter. A new instrument is a new file in a folder of profiles, no code. A
-field lists places in the header, the first that says something wins; numbers are converted to the record's unit, words
-to its vocabulary.
+Belongs here: the YAML form and its interpreter, and the schemas that name the header fields. A new instrument is a new
+file in a folder of profiles, no code. A field lists places in the header, the first that says something wins; numbers
+are converted to the record's unit, words to its vocabulary.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from atomvision_ml.experiments.record import (
     SidecarError,
     checked_values,
     fields_filled_by,
+    sidecar_model,
     unit_of,
     vocabulary_of,
 )
@@ -125,6 +126,48 @@ def _from_file(path: Path) -> Profile:
         raise ProfileError(f"{path.name}: {faults}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path.name}: no YAML: {' '.join(str(error).split())[:200]}") from error
+
+
+def header_fields(profiles: Sequence[Profile]) -> dict[str, dict[str, list[str]]]:
+    """Where each field of the record comes from: places in the header by field and profile."""
+    told: dict[str, dict[str, list[str]]] = {}
+    for profile in profiles:
+        for field, places in profile.fields.items():
+            paths = [" + ".join(place.all_paths()) for place in places]
+            told.setdefault(field, {})[profile.name] = list(dict.fromkeys(paths))
+        for field, value in profile.constants.items():
+            told.setdefault(field, {}).setdefault(profile.name, []).append(f"always {value}")
+    return told
+
+
+def record_schema(profiles: Sequence[Profile] | None = None) -> dict[str, Any]:
+    """JSON schema of a record: units, vocabularies, who fills each field, and from which header field."""
+    return _with_header_fields(Record.model_json_schema(), profiles)
+
+
+def sidecar_schema(profiles: Sequence[Profile] | None = None) -> dict[str, Any]:
+    """JSON schema of a sidecar file, with the header fields that would make an entry unnecessary."""
+    return _with_header_fields(sidecar_model().model_json_schema(), profiles)
+
+
+def _with_header_fields(schema: dict[str, Any], profiles: Sequence[Profile] | None) -> dict[str, Any]:
+    for field, places in header_fields(profiles or load_profiles()).items():
+        if field in schema["properties"]:
+            schema["properties"][field]["header_fields"] = places
+    return schema
+
+
+def fields_page(profiles: Sequence[Profile]) -> str:
+    """Markdown: every field that a header or a person fills, with unit, words and header fields."""
+    places = header_fields(profiles)
+    lines = ["| field | meaning | unit or words | header fields |", "|---|---|---|---|"]
+    for name in fields_filled_by("header", "sidecar"):
+        words = " ".join(vocabulary_of(name)) or unit_of(name)
+        told = "<br>".join(
+            f"{profile}: {', '.join(f'`{path}`' for path in paths)}" for profile, paths in places.get(name, {}).items()
+        )
+        lines.append(f"| `{name}` | {Record.model_fields[name].description} | {words} | {told or 'sidecar'} |")
+    return "\n".join(lines)
 
 
 def translate(kind: Format, header: Mapping[str, Any], profiles: Sequence[Profile]) -> Translation:
@@ -280,3 +323,7 @@ def _at(value: Any, keys: Sequence[str]) -> Iterator[Any]:
 def _short(raw: Any) -> str:
     text = repr(raw)
     return text if len(text) <= 40 else text[:39] + "…"
+
+
+if __name__ == "__main__":
+    print(fields_page(load_profiles()))

@@ -132,7 +132,7 @@ class Record(BaseModel):
     beam_current_pa: float | None = _fact("Current in the beam.", by="header", unit="pA", gt=0)
     dwell_time_us: float | None = _fact("Time per pixel of a scan.", by="header", unit="us", gt=0)
     exposure_s: float | None = _fact("Exposure of a camera frame.", by="header", unit="s", gt=0)
-    dose_e_per_a2: float | None = _fact("Electrons per Å², of the whole image.", by="header", unit="e/A2", gt=0)
+    dose_e_per_a2: float | None = _fact("Electrons per Å² of one frame.", by="header", unit="e/A2", gt=0)
     bias_voltage_v: float | None = _fact("Sample bias.", by="header", unit="V", ge=-100, le=100)
     setpoint_current_a: float | None = _fact("Set-point of the tunnelling current.", by="header", unit="A")
     temperature_k: float | None = _fact("Temperature of the sample.", by="header", unit="K", ge=0, le=5000)
@@ -236,16 +236,6 @@ def sidecar_model() -> type[BaseModel]:
         __doc__="What a person says of an image; every field may be left out.",
         **fields,
     )
-
-
-def record_schema() -> dict[str, Any]:
-    """JSON schema of a record, units and fillers included."""
-    return Record.model_json_schema()
-
-
-def sidecar_schema() -> dict[str, Any]:
-    """JSON schema of a sidecar file."""
-    return sidecar_model().model_json_schema()
 
 
 def sidecar_path(path: Path) -> Path:

@@ -56,19 +56,29 @@ def read(path: Path, limits: ReadLimits) -> Reading:
 
 def _pictures(file: Any, file_bytes: int, limits: ReadLimits) -> Iterator[Picture | str]:
     told = header(file)
-    y, x = calibration(file, told)
-    for series in file.series:
+    for index, series in enumerate(file.series):
         for page in series.pages:
             _check_page(page, file_bytes)
         check_claim(series.shape, series.dtype.itemsize, file_bytes, limits)
-        yield _picture(series, (y, x), told)
+        yield _picture(series, _series_calibration(file, index, told), told)
+
+
+def _series_calibration(file: Any, index: int, told: dict[str, Any]) -> Calibration:
+    """OME-XML calibrates each series; other headers the first page, and series of its size with it."""
+    ome = told.get("OME")
+    if ome is not None:
+        listed = ome["Pixels"]
+        return calibration(told | {"OME": {"Pixels": listed[index] if index < len(listed) else {}}})
+    first, page = file.pages.first, file.series[index].keyframe
+    is_as_first = (page.imagelength, page.imagewidth) == (first.imagelength, first.imagewidth)
+    return calibration(told) if is_as_first else (Axis(), Axis())
 
 
 def _picture(series: Any, axes: Calibration, told: dict[str, Any]) -> Picture | str:
     name = str(series.name or "")
     pixels = _decoded(series)
-    if series.axes.endswith("S") or (series.keyframe.photometric == 2 and pixels.shape[-1] in (3, 4)):
-        colourless = grey(pixels)
+    if "S" in series.axes:
+        colourless = grey(np.moveaxis(pixels, series.axes.index("S"), -1))
         if colourless is None:
             return f"{name or 'an image'}: a colour picture, not measured values"
         pixels = colourless
@@ -146,9 +156,7 @@ def _zeiss(told: Mapping[str, Any] | None, width: int) -> dict[str, Any] | None:
 
 def _ome(text: str) -> dict[str, Any]:
     root = parse(text)
-    pixels = root.find(".//{*}Pixels")
-    told = as_dict(root)
-    return told | {"Pixels": dict(pixels.attrib) if pixels is not None else {}}
+    return as_dict(root) | {"Pixels": [dict(pixels.attrib) for pixels in root.iterfind(".//{*}Pixels")]}
 
 
 def _own(description: str) -> dict[str, Any]:
@@ -159,7 +167,7 @@ def _own(description: str) -> dict[str, Any]:
     return {"AtomVision": plain(told)} if isinstance(told, dict) and "pixel_size_angstrom" in told else {}
 
 
-def calibration(file: Any, told: Mapping[str, Any]) -> Calibration:
+def calibration(told: Mapping[str, Any]) -> Calibration:
     """Edges (y, x) of a pixel, from the first program's header that tells both."""
     for source in _SOURCES:
         axes = source(told)

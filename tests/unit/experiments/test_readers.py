@@ -86,12 +86,13 @@ def test_frames_are_a_stack_and_complex_images_are_left_out(tmp_path):
     assert "complex values" in reading.skipped[0]
 
 
+@pytest.mark.parametrize("planes", ["contig", "separate"])
 @pytest.mark.parametrize("colour", [False, True])
-def test_grey_pictures_in_colour_are_read_and_coloured_ones_refused(tmp_path, colour):
+def test_grey_pictures_in_colour_are_read_and_coloured_ones_refused(tmp_path, colour, planes):
     grey = micrograph("u1")
-    channels = np.stack([grey, grey, grey + 1 if colour else grey], axis=-1)
+    channels = np.stack([grey, grey, grey + 1 if colour else grey], axis=-1 if planes == "contig" else 0)
     path = tmp_path / "screen.tif"
-    tifffile.imwrite(path, channels, photometric="rgb", metadata=None)
+    tifffile.imwrite(path, channels, photometric="rgb", planarconfig=planes, metadata=None)
     if colour:
         with pytest.raises(UnreadableError, match="colour picture"):
             read(path, LIMITS)
@@ -103,6 +104,26 @@ def test_a_screen_resolution_is_no_calibration(tmp_path):
     path = tmp_path / "screen.tif"
     tifffile.imwrite(path, micrograph(), resolution=(96, 96), resolutionunit="INCH", metadata=None)
     assert read(path, LIMITS)[1].pictures[0].y.scale is None
+
+
+def test_each_image_of_an_ome_file_has_its_own_calibration(tmp_path):
+    path = tmp_path / "two.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        for image, edge in ((micrograph(), Y_NM), (micrograph(rows=64), 3 * Y_NM)):
+            sizes = {"PhysicalSizeX": edge, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": edge, "PhysicalSizeYUnit": "nm"}
+            file.write(image, metadata={"axes": "YX", **sizes})
+    edges = [convert(picture.y.scale, picture.y.unit, "nm") for picture in read(path, LIMITS)[1].pictures]
+    assert edges == pytest.approx([Y_NM, 3 * Y_NM])
+
+
+def test_a_preview_of_another_size_is_not_calibrated(tmp_path):
+    path = tmp_path / "preview.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(micrograph(), resolution=(1e7 / X_NM, 1e7 / Y_NM), resolutionunit="CENTIMETER", metadata=None)
+        file.write(micrograph(rows=18, columns=30), metadata=None)
+    image, preview = read(path, LIMITS)[1].pictures
+    assert image.y.scale is not None
+    assert preview.y.scale is None
 
 
 def test_an_ome_file_opens_no_other_file(tmp_path):

@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,16 +15,21 @@ from typer.testing import CliRunner
 
 from atomvision_ml.cli.app import app
 from atomvision_ml.experiments.capture import CaptureRules, capture, pixel_sha256, unfit_because
-from atomvision_ml.experiments.profiles import ProfileError, load_profiles, translate
+from atomvision_ml.experiments.profiles import (
+    ProfileError,
+    fields_page,
+    load_profiles,
+    record_schema,
+    sidecar_schema,
+    translate,
+)
 from atomvision_ml.experiments.record import (
     Record,
     SidecarError,
     checked_values,
     fields_filled_by,
     read_sidecar,
-    record_schema,
     sidecar_path,
-    sidecar_schema,
     write_sidecar,
 )
 from atomvision_ml.experiments.worker import FileReader, RejectedError
@@ -143,6 +149,15 @@ def test_every_told_field_has_a_unit_or_a_vocabulary_and_a_filler():
         assert named
         assert {properties[name]["unit"] for name in named} == {unit}
     assert set(sidecar_schema()["properties"]) == set(fields_filled_by("header", "sidecar"))
+
+
+def test_the_schema_names_the_header_fields():
+    voltage = record_schema()["properties"]["acceleration_voltage_kv"]
+    assert voltage["header_fields"]["Gatan DigitalMicrograph"] == ["Microscope Info/Voltage"]
+    page = Path("docs/experiments_fields.md")
+    assert fields_page(load_profiles()) in (Path(__file__).parents[3] / page).read_text(encoding="utf-8"), (
+        f"{page} is old: python -m atomvision_ml.experiments.profiles"
+    )
 
 
 def test_the_header_wins_in_instrument_facts_and_the_sidecar_in_sample_facts(tmp_path, reader):
