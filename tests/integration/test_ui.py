@@ -48,7 +48,7 @@ pytestmark = [
 class Server:
     """`dagster dev` in a process group of its own, which is killed whole at the end."""
 
-    def __init__(self, home: Path, root: Path):
+    def __init__(self, home: Path, root: Path, **settings: str):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -56,7 +56,7 @@ class Server:
         self.log = (home / "dagster-dev.log").open("w+")
         environment = os.environ | {
             "DAGSTER_HOME": str(home), "ATOMVISION_ROOT": str(root), "ATOMVISION_AUTOMATION": "STOPPED",
-            "DAGSTER_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1",
+            "DAGSTER_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1", **settings,
         }  # fmt: skip
         command = [
             sys.executable,
@@ -113,8 +113,9 @@ class Server:
 
 
 @contextmanager
-def serving(home: Path, root: Path) -> Iterator[Server]:
-    server = Server(home, root)
+def serving(home: Path, root: Path, **settings: str) -> Iterator[Server]:
+    """The settings are variables of the environment."""
+    server = Server(home, root, **settings)
     try:
         server.wait_until_ready()
         yield server
