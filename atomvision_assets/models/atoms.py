@@ -63,7 +63,7 @@ atom_finder, predictions_atom_finder = model_assets(
         train=_make_atom_finder,
         predict=_predict_atoms,
         code_version="1",
-        prediction_code_version="2",
+        prediction_code_version="3",
         kinds={"scipy", "parquet"},
         predict_deps=(_SEGMENTER,),
     )

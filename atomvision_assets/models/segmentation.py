@@ -9,6 +9,7 @@ from pydantic import Field
 
 from atomvision_assets.models.factory import ModelAssets, Size, model_assets, processes
 from atomvision_assets.store import Work
+from atomvision_ml.models.refined_segmenter import RefinedSegmenterParameters
 from atomvision_ml.models.segmenter import GaussianSegmenterParameters, SegmenterParameters
 from atomvision_ml.settings import settings
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from atomvision_ml.models.checkpoint import Checkpoint
+
+
+_SEGMENTER, _SEGMENTED = "models/segmenter", "predictions/segmenter"
 
 
 class SegmenterConfig(dg.Config, SegmenterParameters):
@@ -74,6 +78,43 @@ def _predict_segmentation(
     )
 
 
+class RefinedSegmenterConfig(dg.Config, RefinedSegmenterParameters):
+    """Parameters of the refined segmenter."""
+
+    size: Size = Field(default=settings().size, description="Size of the graph.")
+
+
+def _make_refined_segmenter(work: Work, training_set: "pl.DataFrame", parameters: dict[str, Any]) -> "Checkpoint":
+    """A method without weights of its own: its checkpoint holds parameters and a card."""
+    from atomvision_ml.evaluation.splits import split_counts
+    from atomvision_ml.models.checkpoint import classical_checkpoint, update_card
+
+    folder = work.scratch() / "checkpoint"
+    checkpoint = classical_checkpoint("refined_segmenter", RefinedSegmenterParameters(**parameters), folder)
+    return update_card(checkpoint, data_versions=work.inputs, splits=split_counts(training_set.to_dicts()))
+
+
+def _predict_refined(
+    work: Work, holdout: "pl.DataFrame", training_set: "pl.DataFrame", model_id: str, checkpoint: Path
+) -> "pa.Table":
+    """It starts from what the published segmenter said of the same items."""
+    import polars as pl
+
+    from atomvision_ml.evaluation.tasks.segmentation import predict_refined
+    from atomvision_ml.models.checkpoint import load_checkpoint
+
+    (segmenter,) = work.scan(_SEGMENTER).filter("is_checkpoint").collect()["model_id"]
+    return predict_refined(
+        holdout,
+        work.scan(_SEGMENTED).filter(pl.col("model_id") == segmenter).collect(),
+        work.lake.blob,
+        model_id=model_id,
+        parameters=load_checkpoint(checkpoint).parameters,
+        processes=processes(),
+        progress=work.progress,
+    )
+
+
 _FULL = {"epochs": 24, "crops_per_epoch": 960, "patience": 12}
 
 segmenter, predictions_segmenter = model_assets(
@@ -102,5 +143,18 @@ gaussian_segmenter, predictions_gaussian_segmenter = model_assets(
         kinds={"pytorch", "parquet"},
         is_gpu=True,
         full=_FULL,
+    )
+)
+
+refined_segmenter, predictions_refined_segmenter = model_assets(
+    ModelAssets(
+        name="refined_segmenter",
+        config=RefinedSegmenterConfig,
+        train=_make_refined_segmenter,
+        predict=_predict_refined,
+        code_version="1",
+        prediction_code_version="1",
+        kinds={"scipy", "parquet"},
+        predict_deps=(_SEGMENTER, _SEGMENTED),
     )
 )

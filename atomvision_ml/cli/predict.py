@@ -252,7 +252,7 @@ def _usable(task: str) -> list[str]:
     from atomvision_ml.models.registry import model_names, model_spec
 
     released = released_names()
-    return [name for name in model_names(task) if model_spec(name).kind == "classical" or name in released]
+    return [name for name in model_names(task) if model_spec(name).kind != "network" or name in released]
 
 
 def _of_version(model: str) -> Path:

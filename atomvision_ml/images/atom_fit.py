@@ -34,6 +34,7 @@ Floats = NDArray[np.float64]
 _PAIR_SIGMAS = 5.5  # two Gaussians so far apart overlap by 5e-4
 _WINDOW_SIGMAS = 3.2  # product of two Gaussians: its own width is σ/√2
 _REACH_SIGMAS = 6.0
+_TABLE_SIGMAS = 9.0  # beyond it a Gaussian is below the rounding of its maximum
 _STRIP_PX = 64
 _LEAST_EXPECTATION = 0.02  # of the mean, so that a pixel without electrons has a finite weight
 _MOST_STEP_SIGMAS = 0.5
@@ -130,13 +131,15 @@ def fit_atoms(
         while damping < _MOST_DAMPING:
             trial, step = problem.moved(state, equations, damping)
             trial_cost = problem.cost(trial)
-            if trial_cost <= cost * (1 + 1e-12) + 1e-300:
+            if trial_cost <= cost * (1 + 1e-12) + 1e-300 or step < chosen.tolerance_angstrom:
                 break
             damping = max(damping, 1e-4) * 8
         else:
             break
         gain = problem.gain(cost, trial_cost) / len(state.intensities)
-        state, cost, damping = trial, trial_cost, max(damping / 10, 1e-9)
+        if trial_cost < cost:
+            state, cost = trial, trial_cost
+        damping = max(damping / 10, 1e-9)
         is_converged = step < chosen.tolerance_angstrom or (problem.is_counts and gain < _LEAST_GAIN)
     return problem.result(state, is_converged)
 
@@ -221,7 +224,9 @@ class _Tables:
         tables = []
         for axis, edge in ((1, shape[0]), (0, shape[1])):
             away = (np.arange(edge) * pixel - positions[:, axis, None]) / sigma
-            values = np.exp(-0.5 * away**2) / (np.sqrt(2 * np.pi) * sigma)
+            values = np.zeros(away.shape)
+            np.exp(-0.5 * away**2, where=np.abs(away) < _TABLE_SIGMAS, out=values)
+            values /= np.sqrt(2 * np.pi) * sigma
             tables.append((values, values * away / sigma))
         return cls(tables[0][0], tables[1][0], tables[0][1], tables[1][1])
 
@@ -240,10 +245,27 @@ class _State:
         return _Tables.of(self.positions, self.sigma, self.shape, self.pixel)
 
     @cached_property
+    def atoms_image(self) -> Floats:
+        """Sum of all atoms, [y, x]."""
+        image = np.zeros(self.shape)
+        strength = self.intensities[:, None] * self.tables.x
+        for rows, near in self.strips():
+            image[rows] += self.tables.y[near, rows].T @ strength[near]
+        return image
+
+    @cached_property
     def is_inside(self) -> NDArray[np.bool_]:
         """Which atoms lie in the field."""
         edge = (np.array(self.shape)[::-1] - 0.5) * self.pixel
         return np.all((self.positions >= -0.5 * self.pixel) & (self.positions <= edge), axis=1)
+
+    def strips(self) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+        """Strips of rows and the atoms that reach into each."""
+        reach, y = _REACH_SIGMAS * self.sigma, self.positions[:, 1]
+        for start in range(0, self.shape[0], _STRIP_PX):
+            rows = slice(start, min(start + _STRIP_PX, self.shape[0]))
+            is_near = (y > start * self.pixel - reach) & (y < (rows.stop - 1) * self.pixel + reach)
+            yield rows, np.flatnonzero(is_near)
 
 
 @dataclass(frozen=True)
@@ -307,12 +329,7 @@ class _Problem:
         return 1 / np.maximum(model, self._least())
 
     def model(self, state: _State) -> Floats:
-        tables = state.tables
-        model = np.tensordot(state.background, self.polynomials, axes=1)
-        strength = state.intensities[:, None] * tables.x
-        for rows, near in self._strips(state):
-            model[rows] += tables.y[near, rows].T @ strength[near]
-        return model
+        return np.tensordot(state.background, self.polynomials, axes=1) + state.atoms_image
 
     def cost(self, state: _State) -> float:
         """Half the negative log-likelihood's part that varies; for other images the sum of squares."""
@@ -392,7 +409,7 @@ class _Problem:
         """(n, 3): sums of values [y, x] times the derivatives of the model by a, x and y of each atom."""
         tables = state.tables
         total = np.zeros((len(state.intensities), 3))
-        for rows, near in self._strips(state):
+        for rows, near in state.strips():
             along = tables.y[near, rows] @ values[rows]
             across = tables.dy[near, rows] @ values[rows]
             total[near, 0] += (along * tables.x[near]).sum(axis=1)
@@ -411,18 +428,10 @@ class _Problem:
         )
         image = np.zeros_like(self.image)
         strength = state.intensities[:, None] / state.sigma
-        for rows, near in self._strips(state):
+        for rows, near in state.strips():
             image[rows] += (tables.y * y2)[near, rows].T @ (tables.x * strength)[near]
             image[rows] += tables.y[near, rows].T @ (tables.x * x2 * strength)[near]
         return image
-
-    def _strips(self, state: _State) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-        """Strips of rows and the atoms that reach into each."""
-        reach, y = _REACH_SIGMAS * state.sigma, state.positions[:, 1]
-        for start in range(0, self.image.shape[0], _STRIP_PX):
-            rows = slice(start, min(start + _STRIP_PX, self.image.shape[0]))
-            is_near = (y > start * self.pixel - reach) & (y < (rows.stop - 1) * self.pixel + reach)
-            yield rows, np.flatnonzero(is_near)
 
     def _least(self) -> float:
         return max(_LEAST_EXPECTATION * float(self.image.mean()), 1e-12)

@@ -20,13 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.images.atom_fit import AtomFit, AtomFitParameters, fit_atoms
 from atomvision_ml.images.atoms import as_rows, local_maxima
-from atomvision_ml.images.columns import merge_columns
+from atomvision_ml.images.columns import Columns, merge_columns
 from atomvision_ml.models.segmenter import segment
 
 Floats = NDArray[np.float64]
 
 _LEAST_DISTANCE_ANGSTROM = 0.2  # two fitted atoms closer than this are one
 _OUTSIDE_ANGSTROM = 1.5
+_ROUGH_ANGSTROM = 5e-3  # step at which a fit ends that only serves to see which atoms there are
+_REFUSED_ANGSTROM = 0.5  # a candidate so near to an atom that was taken out is the same one
 _MASK_PROBABILITY = 0.5
 _CANDIDATE_ANGSTROM = 1.5  # of neighbouring candidates the best is tried first: it may explain the others
 _CANDIDATE_SHARE, _CANDIDATE_INTENSITY = 0.5, 0.5
@@ -132,14 +134,16 @@ def complete_fit(
         background_degree=parameters.background_degree,
         is_counts=parameters.is_counts,
     )
-    fit = fit_atoms(image, pixel_size_angstrom, start_angstrom, how)
+    rough = how.model_copy(update={"tolerance_angstrom": _ROUGH_ANGSTROM})
+    fit, refused = fit_atoms(image, pixel_size_angstrom, start_angstrom, rough), np.zeros((0, 2))
     for _ in range(parameters.rounds):
         kept = _kept(fit, image.shape, parameters)
-        missed = _missed(fit, image, parameters)
+        refused = np.vstack([refused, fit.positions_angstrom[~kept]])
+        missed = _far_from(refused, _missed(fit, image, parameters))
         if kept.all() and not len(missed):
             break
-        fit = fit_atoms(image, pixel_size_angstrom, np.vstack([fit.positions_angstrom[kept], missed]), how)
-    return fit
+        fit = fit_atoms(image, pixel_size_angstrom, np.vstack([fit.positions_angstrom[kept], missed]), rough)
+    return fit_atoms(image, pixel_size_angstrom, fit.positions_angstrom, how)
 
 
 def reported_atoms(
@@ -147,13 +151,19 @@ def reported_atoms(
 ) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """Atoms of a fit, and columns of them, that lie in the field; as in :class:`FoundAtoms`."""
     kept = _kept(fit, shape, parameters)
-    positions, intensities = fit.positions_angstrom[kept], fit.intensities[kept]
-    columns = merge_columns(positions[:, 0], positions[:, 1], intensities, parameters.column_distance_angstrom)
-    least = parameters.least_column_intensity * _brightest(fit, shape)
-    bright = columns.weights >= least
-    pairs = ((positions, intensities), (columns.positions_angstrom[bright], columns.weights[bright]))
-    atoms, merged = (_rows(xy, weights, shape, fit.pixel_size_angstrom) for xy, weights in pairs)
+    columns = fitted_columns(fit, shape, parameters)
+    pairs = ((fit.positions_angstrom[kept], fit.intensities[kept]), (columns.positions_angstrom, columns.weights))
+    atoms, merged = (rows_inside(xy, weights, shape, fit.pixel_size_angstrom) for xy, weights in pairs)
     return atoms, merged
+
+
+def fitted_columns(fit: AtomFit, shape: tuple[int, ...], parameters: AtomFinderParameters) -> Columns:
+    """Columns of a fit, also those just outside the field; weights are intensities."""
+    kept = _kept(fit, shape, parameters)
+    x, y = fit.positions_angstrom[kept].T
+    columns = merge_columns(x, y, fit.intensities[kept], parameters.column_distance_angstrom)
+    bright = np.flatnonzero(columns.weights >= parameters.least_column_intensity * _brightest(fit, shape))
+    return columns.take(bright, columns.positions_angstrom[bright])
 
 
 def region_statistics(
@@ -203,11 +213,7 @@ def _kept(fit: AtomFit, shape: tuple[int, ...], parameters: AtomFinderParameters
 
     if not len(fit.intensities):
         return np.zeros(0, bool)
-    information = _information(fit)
-    place = np.rint(fit.positions_angstrom / fit.pixel_size_angstrom).astype(int)
-    place = np.clip(place, 0, np.array(shape)[::-1] - 1)
-    deviation = 1 / np.sqrt(information[place[:, 1], place[:, 0]])
-    is_kept = fit.intensities >= parameters.least_significance * deviation
+    is_kept = fit.intensities >= parameters.least_significance * intensity_deviations(fit, fit.positions_angstrom)
     is_kept &= fit.intensities >= parameters.least_intensity * _brightest(fit, shape)
     edge = np.array(shape)[::-1] * fit.pixel_size_angstrom
     is_kept &= np.all(
@@ -217,6 +223,14 @@ def _kept(fit: AtomFit, shape: tuple[int, ...], parameters: AtomFinderParameters
     weaker = np.where(fit.intensities[near[:, 0]] < fit.intensities[near[:, 1]], near[:, 0], near[:, 1])
     is_kept[weaker] = False
     return is_kept
+
+
+def intensity_deviations(fit: AtomFit, positions_angstrom: Floats) -> Floats:
+    """Standard deviations (n,) of the intensities of atoms at these positions (n, 2), as if each stood alone."""
+    information = _information(fit)
+    place = np.rint(positions_angstrom / fit.pixel_size_angstrom).astype(int)
+    place = np.clip(place, 0, np.array(information.shape)[::-1] - 1)
+    return np.asarray(1 / np.sqrt(information[place[:, 1], place[:, 0]]))
 
 
 def _missed(fit: AtomFit, image: Floats, parameters: AtomFinderParameters) -> Floats:
@@ -232,6 +246,15 @@ def _missed(fit: AtomFit, image: Floats, parameters: AtomFinderParameters) -> Fl
     bright = (matched / information)[peaks[:, 0], peaks[:, 1]]
     peaks = peaks[bright > _CANDIDATE_INTENSITY * parameters.least_intensity * _brightest(fit, image.shape)]
     return peaks[:, ::-1] * pixel
+
+
+def _far_from(places: Floats, candidates: Floats) -> Floats:
+    """Candidates (n, 2) that do not lie where an atom was tried and taken out again."""
+    from scipy.spatial import cKDTree
+
+    if not len(places) or not len(candidates):
+        return candidates
+    return candidates[cKDTree(places).query(candidates)[0] > _REFUSED_ANGSTROM]
 
 
 def _information(fit: AtomFit) -> Floats:
@@ -253,7 +276,8 @@ def _inside(positions: Floats, shape: tuple[int, ...], pixel: float) -> NDArray[
     return np.asarray(np.all((positions >= -0.5 * pixel) & (positions <= edge), axis=1))
 
 
-def _rows(positions: Floats, intensities: Floats, shape: tuple[int, ...], pixel: float) -> list[dict[str, float]]:
+def rows_inside(positions: Floats, intensities: Floats, shape: tuple[int, ...], pixel: float) -> list[dict[str, float]]:
+    """One dictionary per position (n, 2) in the field, ordered by y, then x."""
     inside = np.flatnonzero(_inside(positions, shape, pixel))
     order = inside[np.lexsort(positions[inside].T)]
     return as_rows(positions[order], intensities[order])

@@ -19,6 +19,7 @@ MODELS = {
     "lattice_graph": "lattice",
     "segmenter": "segmentation",
     "gaussian_segmenter": "segmentation",
+    "refined_segmenter": "segmentation",
     "atom_finder": "atoms",
     "super_resolver": "super_resolution",
     "srgan": "super_resolution",

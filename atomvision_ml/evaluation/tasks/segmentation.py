@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from atomvision_ml.evaluation.answers import name_of
 from atomvision_ml.evaluation.atom_matching import columns_that_count, match_atoms
 from atomvision_ml.evaluation.baselines import (
     SegmentationBaselines,
@@ -27,6 +30,9 @@ from atomvision_ml.evaluation.sums import Evaluate, Figures, ratio
 from atomvision_ml.images.atoms import as_rows, find_atoms
 from atomvision_ml.images.columns import atoms_in_view, column_mask
 from atomvision_ml.schemas.tables import table
+
+if TYPE_CHECKING:
+    from atomvision_ml.models.refined_segmenter import RefinedSegmenterParameters
 
 _CUT_ANGSTROM = 8.0
 
@@ -61,51 +67,109 @@ def predict_segmentation(
     return judge_items(table(f"predictions/{model_id.partition('@')[0]}"), judge, rows, open_blob, processes, progress)
 
 
+def predict_refined(
+    holdout: pl.DataFrame,
+    segmented: pl.DataFrame,
+    open_blob: OpenBlob,
+    *,
+    model_id: str = "refined_segmenter",
+    parameters: Mapping[str, Any] | None = None,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """The refined segmenter on every segmentation item, from the atoms that the segmenter found there.
+
+    Beside it ``centres_of_mass``: the same atoms, not fitted, drawn as disks of 0.5 Å.
+
+    Args and errors as :func:`predict_segmentation`, and
+        segmented: rows of ``predictions/segmenter`` of one model, with their ``atoms``.
+        parameters: fields of the refined segmenter's parameters that differ from the defaults.
+
+    Returns:
+        ``predictions/refined_segmenter``: two rows per item.
+
+    Raises:
+        ValueError: an item has no row in ``segmented``.
+    """
+    from atomvision_ml.models.refined_segmenter import RefinedSegmenterParameters
+
+    seen = dict(segmented.select("item_id", "atoms").iter_rows())
+    rows = items_of(holdout, "segmentation")
+    if missing := [row["item_id"] for row in rows if row["item_id"] not in seen]:
+        raise ValueError(f"the segmenter has no answer to {len(missing)} items, the first is {missing[0]!r}")
+    judge = partial(_judge_refined, model_id=model_id, parameters=RefinedSegmenterParameters(**dict(parameters or {})))
+    started = [{**row, "atoms": seen[row["item_id"]]} for row in rows]
+    return judge_items(
+        table(f"predictions/{model_id.partition('@')[0]}"), judge, started, open_blob, processes, progress
+    )
+
+
 def _judge_segmentation(
     row: Row, reader: ItemReader, baselines: SegmentationBaselines | None, model_id: str, checkpoint: Path
 ) -> list[Row]:
     from atomvision_ml.models.segmenter import segment
 
-    image, truth, pixel = reader.image(row), reader.mask(row), row["pixel_size_angstrom"]
-    columns, dose = reader.columns(row), row["mean_detected_e_per_a2"]
-    field = ((truth.shape[1] - 1) * pixel, (truth.shape[0] - 1) * pixel)
-    counts = columns_that_count(columns, field)
-    published = _published_mask(row, reader)
-
-    def judged(name: str, role: str, mask: NDArray[np.bool_], atoms: list[dict[str, float]]) -> Row:
-        positions = [(atom["x_angstrom"], atom["y_angstrom"]) for atom in atoms]
-        match = match_atoms(positions, columns.positions_angstrom, counts, field)
-        return {
-            "item_id": row["item_id"],
-            "model_id": name,
-            "role": role,
-            "n_true_positive": int(np.count_nonzero(mask & truth)),
-            "n_false_positive": int(np.count_nonzero(mask & ~truth)),
-            "n_false_negative": int(np.count_nonzero(~mask & truth)),
-            "n_true_negative": int(np.count_nonzero(~mask & ~truth)),
-            "n_published_right": int(np.count_nonzero(mask == published)),
-            "iou": mask_iou(mask, truth),
-            "atoms": atoms,
-            **vars(match),
-        }
-
+    image, pixel, dose = reader.image(row), row["pixel_size_angstrom"], row["mean_detected_e_per_a2"]
+    truth = _Truth(row, reader)
     answer = segment(image, pixel, checkpoint)
-    own = judged(model_id, "model", answer.mask, answer.atoms)
+    own = truth.judged(model_id, "model", answer.mask, answer.atoms)
     if baselines is None:
         return [own]
     by_otsu = otsu_mask(image, pixel, *baselines.otsu[dose])
     by_log = log_atoms(image, pixel, *baselines.laplacian_of_gaussian[dose])
     return [
         own,
-        judged("otsu", "classical", by_otsu, find_atoms(by_otsu, image, pixel)),
-        judged(
+        truth.judged("otsu", "classical", by_otsu, find_atoms(by_otsu, image, pixel)),
+        truth.judged(
             "laplacian_of_gaussian",
             "classical",
-            disks(by_log[:, :2], truth.shape, pixel),
+            disks(by_log[:, :2], image.shape, pixel),
             as_rows(by_log[:, :2], by_log[:, 2]),
         ),
-        judged("all_background", "trivial", np.zeros_like(truth), []),
+        truth.judged("all_background", "trivial", np.zeros(image.shape, bool), []),
     ]
+
+
+def _judge_refined(row: Row, reader: ItemReader, model_id: str, parameters: RefinedSegmenterParameters) -> list[Row]:
+    from atomvision_ml.models.refined_segmenter import refine
+
+    image, pixel = reader.image(row).astype(float), row["pixel_size_angstrom"]
+    start = np.array([(atom["x_angstrom"], atom["y_angstrom"]) for atom in row["atoms"]]).reshape(-1, 2)
+    truth = _Truth(row, reader)
+    answer = refine(image, pixel, start, parameters)
+    return [
+        truth.judged(model_id, "model", answer.mask, answer.atoms),
+        truth.judged("centres_of_mass", "classical", disks(start, image.shape, pixel), row["atoms"]),
+    ]
+
+
+class _Truth:
+    """Mask and columns of an item, and how an answer is held against them."""
+
+    def __init__(self, row: Row, reader: ItemReader) -> None:
+        self.item, self.mask, self.columns = row["item_id"], reader.mask(row), reader.columns(row)
+        height, width = self.mask.shape
+        pixel = row["pixel_size_angstrom"]
+        self.field = ((width - 1) * pixel, (height - 1) * pixel)
+        self.counts = columns_that_count(self.columns, self.field)
+        self.published = _published_mask(row, reader)
+
+    def judged(self, name: str, role: str, mask: NDArray[np.bool_], atoms: list[dict[str, float]]) -> Row:
+        positions = [(atom["x_angstrom"], atom["y_angstrom"]) for atom in atoms]
+        match = match_atoms(positions, self.columns.positions_angstrom, self.counts, self.field)
+        return {
+            "item_id": self.item,
+            "model_id": name,
+            "role": role,
+            "n_true_positive": int(np.count_nonzero(mask & self.mask)),
+            "n_false_positive": int(np.count_nonzero(mask & ~self.mask)),
+            "n_false_negative": int(np.count_nonzero(~mask & self.mask)),
+            "n_true_negative": int(np.count_nonzero(~mask & ~self.mask)),
+            "n_published_right": int(np.count_nonzero(mask == self.published)),
+            "iou": mask_iou(mask, self.mask),
+            "atoms": atoms,
+            **vars(match),
+        }
 
 
 def _published_mask(row: Row, reader: ItemReader) -> NDArray[np.bool_]:
@@ -163,10 +227,9 @@ def draw(row: Row, context: GalleryContext) -> Row:
     """The entry of one item in the gallery."""
     image, truth, pixel = context.reader.image(row), context.reader.mask(row), row["pixel_size_angstrom"]
     answers = context.answers[row["item_id"]]
-    own = min(
-        (answer for answer in answers if answer["role"] == "model"),
-        key=lambda answer: not str(answer["model_id"]).startswith("segmenter@"),
-    )
+    models = {name_of(answer["model_id"]): answer for answer in answers if answer["role"] == "model"}
+    own = models.get("segmenter") or next(iter(models.values()))
+    refined = models.get("refined_segmenter")
     drawn = [
         add_picture(context, row, "image", "image", pictures.image_picture(image, pixel)),
         add_picture(context, row, "mask", "true mask", pictures.map_picture(truth, pixel)),
@@ -185,17 +248,17 @@ def draw(row: Row, context: GalleryContext) -> Row:
                 pictures.overlay_picture(image, found.mask, truth, found.atoms, pixel, _CUT_ANGSTROM),
             ),
         ]
+    if refined is not None:
+        places = [(atom["x_angstrom"], atom["y_angstrom"]) for atom in refined["atoms"]]
+        mask = disks(np.array(places).reshape(-1, 2), truth.shape, pixel)
+        picture = pictures.overlay_picture(image, mask, truth, refined["atoms"], pixel, _CUT_ANGSTROM)
+        drawn.append(add_picture(context, row, "refined", "the same by the refined segmenter", picture))
     return {
         **entry_head(row),
         "is_right": None,
         "pictures": drawn,
         "facts": [
-            ("IoU", f"{own['iou']:.3f}"),
-            *[
-                (f"IoU of {method_name(answer)}", f"{answer['iou']:.3f}")
-                for answer in answers
-                if answer["role"] != "model"
-            ],
+            *[(f"IoU of {method_name(answer)}", f"{answer['iou']:.3f}") for answer in answers],
             (
                 "columns of ≥ 5 % found",
                 f"{own['n_matched']} of {own['n_columns']}, {own['n_found'] - own['n_matched']} invented",

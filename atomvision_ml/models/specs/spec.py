@@ -16,7 +16,9 @@ class ModelSpec(BaseModel):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     task: str = Field(description="Learning task that it serves.")
-    kind: Literal["network", "classical"] = Field(description="Trained weights, or a method without training.")
+    kind: Literal["network", "composed", "classical"] = Field(
+        description="Trained weights, a method on top of another model's answer, or a method without training."
+    )
     parameters_path: str = Field(description="Frozen pydantic class of the model's parameters.")
     build_path: str = Field(description="Function that takes these parameters, or `predict_path` for a method.")
     predict_path: str = Field(description="Function (image, pixel_size_angstrom, ...) that applies the model.")

@@ -67,7 +67,7 @@ def test_segment_finds_the_columns(folder, tmp_path):
 
 NAMES = {
     "lattice": "lattice_finder",
-    "segment": "segmenter",
+    "segment": "refined_segmenter",
     "atoms": "atom_finder",
     "defects": "defect_finder",
     "upscale": "super_resolver",
