@@ -199,7 +199,8 @@ def figures(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeRe
 )
 def images(context: dg.AssetExecutionContext, store: Store, arxiv: Arxiv) -> dg.MaterializeResult:
     """Fetch the images of the month's relevant figures that are not here yet."""
-    from atomvision_ml.literature.image_files import ImageFetcher, ImageReader, image_rows
+    from atomvision_ml.literature.image_decoder import ImageReader
+    from atomvision_ml.literature.image_files import ImageFetcher, image_rows
     from atomvision_ml.literature.texts import stored_text
 
     work = store.begin(context)
@@ -229,7 +230,8 @@ def images(context: dg.AssetExecutionContext, store: Store, arxiv: Arxiv) -> dg.
 def panels(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
     """Divide captions and images among their panels."""
     from atomvision_ml.literature.extraction import panel_rows
-    from atomvision_ml.literature.image_files import ImageReader, stored_pixels
+    from atomvision_ml.literature.image_decoder import ImageReader
+    from atomvision_ml.literature.image_files import stored_pixels
     from atomvision_ml.literature.text_reading import open_text_reader
 
     work = store.begin(context)

@@ -15,15 +15,8 @@ from PIL import Image
 from atomvision_ml.literature.double.corpus_reader import Corpus
 from atomvision_ml.literature.double.faults import Faults, Rule
 from atomvision_ml.literature.double.server import Double, serve
-from atomvision_ml.literature.image_files import (
-    RASTER,
-    BadImageError,
-    ImageFetcher,
-    ImageLimits,
-    ImageReader,
-    image_rows,
-    stored_pixels,
-)
+from atomvision_ml.literature.image_decoder import BadImageError, ImageLimits, ImageReader
+from atomvision_ml.literature.image_files import RASTER, ImageFetcher, image_rows, stored_pixels
 from atomvision_ml.literature.replies import OutageError
 from atomvision_ml.literature.transport import Transport, TransportParameters
 from atomvision_ml.storage.lake import Lake
