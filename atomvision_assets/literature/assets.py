@@ -76,10 +76,13 @@ def harvest(context: dg.AssetExecutionContext, store: Store, arxiv: Arxiv) -> dg
             "n_records": sum(1 for _ in found.records()),
             "n_papers": known.height,
             "touched_months": months,
-            "blob": _kept_pages(work, found.folder),
         }
-        audits = checks.audit_papers(known.iter_rows(), former["n_papers"] if former else 0)
+        if former is not None and not months and found.watermark == watermark:
+            row = dict(former)
+        else:
+            row["blob"] = _kept_pages(work, found.folder)
         others = [kept for kept in _former_rows(work) if kept["set_name"] != arxiv.set_name]
+        audits = checks.audit_papers(known.iter_rows(), former["n_papers"] if former else 0)
         return Product([*others, row], audits=audits, metadata={"watermark": str(found.watermark), "months": months})
 
     return work.publish(make, parameters={"set_name": arxiv.set_name})

@@ -3,9 +3,8 @@
 from atomvision_ml.schemas.core import Table
 from atomvision_ml.schemas.tables import catalog, evaluation, images, literature, models, predictions, structures
 
-TABLES: dict[str, Table] = {
-    table.key: table for room in (structures, images, literature, models, predictions, evaluation, catalog) for table in room.ALL
-}
+_ROOMS = (structures, images, literature, models, predictions, evaluation, catalog)
+TABLES: dict[str, Table] = {table.key: table for room in _ROOMS for table in room.ALL}
 
 
 def table(key: str) -> Table:

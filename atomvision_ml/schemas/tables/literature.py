@@ -34,8 +34,8 @@ VERSIONS = pa.list_(
 HARVEST = Table(
     key="literature/harvest",
     description=(
-        "The newest complete harvest of each set: its watermark, the months that it touched, and its raw pages. The "
-        "watermark moves only after every month of the harvest is published."
+        "The newest harvest of each set that changed something: its watermark, the months that it touched, and its raw "
+        "pages. The watermark moves only after every month of the harvest is published."
     ),
     columns=(
         Column(name="set_name", type=S, unique=True, description="Set of the OAI-PMH interface."),
