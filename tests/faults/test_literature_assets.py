@@ -6,6 +6,8 @@ SIGKILL.
 
 from __future__ import annotations
 
+import hashlib
+import html
 import os
 import re
 import signal
@@ -25,6 +27,7 @@ from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.literature.arxiv import Arxiv
 from atomvision_assets.store import Store
+from atomvision_ml.evaluation.gallery.literature import build_literature_gallery
 from atomvision_ml.literature.double.corpus_reader import Corpus, read_corpus
 from atomvision_ml.literature.double.faults import STORM, Faults, Rule
 from atomvision_ml.literature.double.server import Double, Request, most_in_flight, serve
@@ -264,18 +267,47 @@ def test_only_months_that_a_harvest_touched_are_made_anew_and_versions_supersede
     assert archive.rows(LITERATURE_LINKS).filter(arxiv_id="1803.04417").height == 0
 
 
-def test_the_export_has_no_words_and_no_bytes_of_those_who_do_not_allow_it(calm: Archive, corpus: Corpus) -> None:
-    free = {name for name in NAMES if "creativecommons" in (corpus.by_id[name].newest.license or "")}
+@pytest.fixture(scope="module")
+def free(corpus: Corpus) -> set[str]:
+    """Papers that may be passed on."""
+    return {name for name in NAMES if "creativecommons" in (corpus.by_id[name].newest.license or "")}
+
+
+def test_the_export_has_no_words_of_those_who_do_not_allow_it(calm: Archive, free: set[str]) -> None:
     links = calm.rows(LITERATURE_LINKS)
     private = links.filter(~pl.col("arxiv_id").is_in(free))
     assert private.height > 0
     assert private["caption"].null_count() == private.height
     assert links.filter(pl.col("arxiv_id").is_in(free))["caption"].null_count() == 0
     assert all(dtype in (pl.String, pl.Int32, pl.List(pl.String)) for dtype in links.dtypes)
+    _assert_no_word_of_others("\n".join(str(row) for row in links.iter_rows()), calm, free)
+
+
+def test_the_page_of_figures_has_no_bytes_of_those_who_do_not_allow_it(
+    calm: Archive, free: set[str], tmp_path: Path
+) -> None:
+    keys = (LITERATURE_PAPERS, LITERATURE_FIGURES, LITERATURE_IMAGES, LITERATURE_PANELS, LITERATURE_MENTIONS)
+    tables = {key.rpartition("/")[2]: calm.lake.scan(key) for key in keys}
+    build_literature_gallery(tmp_path / "page", **tables, open_blob=calm.lake.blob)
+    shown = {hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "page").rglob("*") if path.is_file()}
+    owners = calm.rows(LITERATURE_FIGURES).select("figure_id", "arxiv_id")
+    images = calm.rows(LITERATURE_IMAGES).filter(status="accepted").join(owners, on="figure_id")
+    is_free = pl.col("arxiv_id").is_in(free)
+    assert shown >= set(images.filter(is_free & pl.col("file").str.starts_with("image"))["sha256"])
+    private = images.filter(~is_free)
+    assert private.height > 0
+    for image in private.iter_rows(named=True):
+        assert image["sha256"] not in shown
+        assert hashlib.sha256((calm.lake.blob(image["blob"]) / image["file"]).read_bytes()).hexdigest() not in shown
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "data:image" not in page
+    _assert_no_word_of_others(page, calm, free)
+
+
+def _assert_no_word_of_others(published: str, calm: Archive, free: set[str]) -> None:
     captions = calm.rows(LITERATURE_FIGURES).filter(~pl.col("arxiv_id").is_in(free))["caption"].drop_nulls()
-    published = "\n".join(str(row) for row in links.iter_rows())
     assert captions.len() > 0
-    assert not any(caption[:60] in published for caption in captions)
+    assert not any(caption[:60] in html.unescape(published) for caption in captions)
 
 
 KILLED = """
