@@ -101,7 +101,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run found.
+    """What a run found. A run reads only files that still have the stamp that it was given, and reports no others.
 
     Attributes:
         place: of the file.
