@@ -92,7 +92,7 @@ def parse_length(text: str) -> tuple[float | None, bool] | None:
     match = _LENGTH.search(text)
     if match is None:
         return None
-    value = 1.0 if match[1] in "lI" else float(match[1].replace(",", "."))
+    value = 1.0 if match[1] in "lLiI" else float(match[1].replace(",", "."))
     if len(match[1].translate(_NO_POINT).strip("0")) > 2:
         return None
     written = match[2].lower()
@@ -268,7 +268,7 @@ def _is_beside(line: Box, bar: Box) -> bool:
     """Whether a line of text stands directly above, below or beside a bar, and does not hold it."""
     height = line[3] - line[1]
     across, down = max(line[0], bar[0]) - min(line[2], bar[2]), max(line[1], bar[1]) - min(line[3], bar[3])
-    return max(across, down) >= 2 and across <= 2.5 * height and down <= 2.5 * height
+    return max(across, down) >= 0 and across <= 2.5 * height and down <= 2.5 * height
 
 
 def _gap(first: Box, second: Box) -> float:

@@ -152,6 +152,8 @@ def test_no_bar_is_found_where_there_is_none() -> None:
         ("2 um", (2000.0, False)),
         ("1 mm", (1e6, False)),
         ("l nm", (1.0, False)),
+        ("i nm", (1.0, False)),
+        ("L nm", (1.0, False)),
         ("5 1/nm", (None, True)),
         ("10 nm-1", (None, True)),
         ("3001nm", None),
