@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     import duckdb
     from rich.table import Table
 
-_ROWS = 15
+_ROWS = 10
 _QUERY = """
 SELECT arxiv_id, coalesce(number, ''), title, array_to_string(modalities, ', '), array_to_string(formulas, ', '),
        licence, (SELECT count(*) FROM literature.links)
-FROM literature.links ORDER BY arxiv_id DESC, number LIMIT ?"""
+FROM literature.links ORDER BY contains(arxiv_id, '/'), arxiv_id DESC, number LIMIT ?"""
 
 
 def mined_figures(connection: duckdb.DuckDBPyConnection) -> Table | None:
@@ -24,16 +24,17 @@ def mined_figures(connection: duckdb.DuckDBPyConnection) -> Table | None:
     from rich.table import Table
     from rich.text import Text
 
+    from atomvision_ml.literature.captions import plain_caption
+
     rows = connection.execute(_QUERY, [_ROWS]).fetchall()
     if not rows:
         return None
-    title = f"Mined figures, {len(rows)} of {rows[0][-1]}; all are in literature.links"
-    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold underline")
+    heading = f"Mined figures, {len(rows)} of {rows[0][-1]}; all are in literature.links"
+    table = Table(title=heading, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold underline")
     for name in ("paper", "figure"):
         table.add_column(name, no_wrap=True)
-    for name in ("title", "shows", "materials"):
-        table.add_column(name, overflow="ellipsis", no_wrap=True)
-    table.add_column("licence", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(value) for value in row[:-1]))
+    for name in ("title", "shows", "materials", "licence"):
+        table.add_column(name, overflow="fold")
+    for paper, number, words, *told, _ in rows:
+        table.add_row(*(Text(value) for value in (paper, number, plain_caption(words), *told)))
     return table

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.evaluation.gallery.build import write_page
 from atomvision_ml.evaluation.holdout import OpenBlob
+from atomvision_ml.literature.captions import plain_caption
 
 Row = dict[str, Any]
 
@@ -117,6 +118,7 @@ def _entry(figure: Row, panels: Sequence[Row], mentions: Sequence[Row], pictures
     is_free = figure["is_redistributable"]
     return {
         **figure,
+        "title": plain_caption(figure["title"]),
         "caption": figure["caption"] if is_free else None,
         "licence_url": figure["licence_url"] if is_free and figure["paper_licence"] == figure["licence"] else None,
         "pictures": pictures if is_free else [],

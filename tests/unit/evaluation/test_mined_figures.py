@@ -71,7 +71,7 @@ def test_only_free_pictures_and_captions_are_shown(tables: dict[str, Any], tmp_p
     assert "2005.00003" not in text, "withdrawn"
     assert "Resistivity" not in text
     assert 'width="20" height="30"' in text
-    assert "Harvested from a.test." in text
+    assert "Harvested from a.test.\n" in text
     assert "These papers do not come from arXiv" in text
 
 
