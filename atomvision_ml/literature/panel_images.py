@@ -6,6 +6,7 @@ Belongs here: the reading of one image as a whole, made of :mod:`.panel_cuts`, :
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -100,16 +101,25 @@ def _with_scale_bar(
     bar = read_scale_bar(panel, read_text)
     if bar is None or bar.is_reciprocal:
         return reading
-    length_nm = bar.length_nm or stated_nm
+    read_nm = None if stated_nm and _has_other_unit(bar.length_nm, stated_nm) else bar.length_nm
+    length_nm = read_nm or stated_nm
     length_px = bar.length_px * factor
     return replace(
         reading,
         scale_bar_nm=length_nm,
-        scale_bar_source=("image" if bar.length_nm else "caption") if length_nm else None,
+        scale_bar_source=("image" if read_nm else "caption") if length_nm else None,
         scale_bar_px=length_px,
         scale_bar_confidence=bar.confidence,
         pixel_size_nm=length_nm / length_px if length_nm else None,
     )
+
+
+def _has_other_unit(read_nm: float | None, stated_nm: float) -> bool:
+    """Whether two lengths differ by a power of ten only: then the recogniser took a unit for another."""
+    if read_nm is None:
+        return False
+    decades = math.log10(read_nm / stated_nm)
+    return abs(decades) > 0.5 and abs(decades - round(decades)) < 0.01
 
 
 def _reduced(image: np.ndarray) -> tuple[np.ndarray, int]:

@@ -48,6 +48,9 @@ _SHARES = (0.5, 0.7, 0.85, 0.95)
 _SURE = 0.9
 """Confidence of a text from which it is not read again."""
 
+_SURE_OF_MM = 0.98
+"""Confidence below which "mm" is not believed."""
+
 _MOST_BARS, _MOST_LINES, _MOST_READ = 2, 2, 5
 """Likeliest bars of a panel, nearest lines of each in a rendering, and readings of a bar in all."""
 
@@ -228,12 +231,19 @@ def _with_text(image: np.ndarray, reading: ScaleBarReading, read_text: ReadText)
                 votes.setdefault(parsed, []).append(confidence)
         if any(_is_sure(length, each) for (length, _), each in votes.items()):
             break
+    votes = {answer: each for answer, each in votes.items() if not _is_doubtful(answer[0], each)}
     if not votes:
         return replace(reading, confidence=0.5 * reading.confidence)
     (length, is_reciprocal), confidences = max(votes.items(), key=lambda vote: sum(vote[1]))
     share_of_votes = sum(confidences) / sum(sum(each) for each in votes.values())
     sure = math.sqrt(min(1.0, reading.confidence / 0.6) * max(confidences) * share_of_votes)
     return replace(reading, length_nm=length, is_reciprocal=is_reciprocal, confidence=sure)
+
+
+def _is_doubtful(length: float | None, confidences: list[float]) -> bool:
+    """Whether a length in mm is likelier one in nm, whose letters are small."""
+    is_mm = length is not None and length >= _IN_NM["mm"] / 2
+    return is_mm and (len(confidences) < 2 or max(confidences) < _SURE_OF_MM)
 
 
 def _is_sure(length: float | None, confidences: list[float]) -> bool:

@@ -196,3 +196,17 @@ def test_text_beside_a_bar_is_read() -> None:
     (reading,) = read_panels(np.asarray(drawn), [""], {"": 3.0}, open_text_reader())
     assert (reading.scale_bar_nm, reading.scale_bar_source) == (20.0, "image")
     assert reading.pixel_size_nm == pytest.approx(0.25, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "stated", "expected"),
+    [("20 nm", 3.0, (20.0, "image")), ("20 mm", 20.0, (20.0, "caption")), ("20 um", 20.0, (20.0, "caption"))],
+    ids=["another length", "mm", "another unit"],
+)
+def test_a_unit_taken_for_another_is_corrected_by_the_caption(
+    text: str, stated: float, expected: tuple[float, str]
+) -> None:
+    image = with_bar(picture(), 40, 60)
+    image[110:122, 50:56] = image[110:122, 60:66] = image[110:122, 70:76] = 255
+    (reading,) = read_panels(image, [""], {"": stated}, lambda line: (text, 0.99))
+    assert (reading.scale_bar_nm, reading.scale_bar_source) == expected
