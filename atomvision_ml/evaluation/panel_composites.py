@@ -144,7 +144,8 @@ def _cells(count: int, random: np.random.Generator, least: int) -> list[tuple[fl
         return _beside(count, random)
     divisors = [n for n in range(1, count + 1) if count % n == 0 and n <= 4 and count // n <= 5]
     if divisors and random.random() < 0.6:
-        rows = [count // (n := int(random.choice(divisors)))] * n
+        number = int(random.choice(divisors))
+        rows = [count // number] * number
     else:
         rows = []
         while sum(rows) < count:
