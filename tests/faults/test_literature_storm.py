@@ -258,7 +258,7 @@ def test_a_harvest_killed_anywhere_goes_on_and_has_every_record(tmp_path: Path, 
     held = papers(n_papers)
     with serving(Corpus(Path("metadata only"), held)) as double:
         command = [sys.executable, "-c", KILLED, double.oai_url, str(tmp_path), str(step)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=550)
         assert done.returncode == 0, done.stderr
         n_requests = len(double.log.requests)
     outcomes = json.loads(done.stdout)
