@@ -368,7 +368,7 @@ def _particles(random: np.random.Generator, height: int, width: int) -> np.ndarr
     for _ in range(int(random.integers(3, 25))):
         radius = random.uniform(0.02, 0.1) * min(height, width)
         distance = np.hypot(x - random.uniform(0, width), y - random.uniform(0, height))
-        picture = picture - random.uniform(0.3, 0.8) / (1 + np.exp((distance - radius) / 1.5))
+        picture = picture - random.uniform(0.3, 0.8) / (1 + np.exp(np.minimum(distance - radius, 100) / 1.5))
     return picture
 
 
