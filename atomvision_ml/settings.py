@@ -27,6 +27,10 @@ class Settings(BaseSettings):
         default="STOPPED", description="Initial state of the automation sensor."
     )
     s3_endpoint_url: str | None = Field(default=None, description="S3 endpoint other than AWS's own.")
+    state: Path = Field(
+        default=Path("~/.cache/atomvision"),
+        description="Folder that all data roots of this user share: when arXiv was asked last.",
+    )
 
     contact: str | None = Field(default=None, description="Mail address that arXiv's operators may write to.")
     arxiv_oai_url: str = Field(default="https://oaipmh.arxiv.org/oai", description="arXiv's OAI-PMH interface.")
@@ -36,6 +40,10 @@ class Settings(BaseSettings):
     arxiv_interval_s: float = Field(
         default=3.0, ge=0, description="Time between two requests; arXiv's own hosts are never asked faster than 3 s."
     )
+
+    def requests_folder(self) -> Path:
+        """Where the times of requests to other people's servers are kept, for their rate limits."""
+        return self.state.expanduser().resolve() / "requests"
 
     def local_root(self) -> Path:
         """The root as an absolute folder; raises ValueError for an S3 root."""

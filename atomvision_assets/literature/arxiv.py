@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -35,6 +36,7 @@ class Arxiv(dg.ConfigurableResource):
     attempts: int = 6
     backoff_s: float = 30.0
     read_timeout_s: float = 150.0
+    requests_folder: str | None = None
 
     @classmethod
     def of(cls, chosen: Settings) -> Arxiv:
@@ -46,10 +48,11 @@ class Arxiv(dg.ConfigurableResource):
             url=chosen.arxiv_url,
             set_name=chosen.arxiv_set,
             interval_s=chosen.arxiv_interval_s,
+            requests_folder=str(chosen.requests_folder()),
         )
 
     def transport(self, lake: Lake) -> Transport:
-        """The connection; a context manager. All processes that work on this lake share its rate limit.
+        """The connection; a context manager. All processes with the same ``requests_folder`` share its rate limit.
 
         Raises:
             PermanentFailure: there is no contact, or none that is a mail address.
@@ -70,4 +73,5 @@ class Arxiv(dg.ConfigurableResource):
             )
         except ValidationError as error:
             raise PermanentFailure(f"the parameters of the way to arXiv are wrong: {error}") from error
-        return Transport(parameters, lake.local / "locks" / "arxiv", importlib.metadata.version("atomvision"))
+        shared = Path(self.requests_folder) if self.requests_folder else lake.local / "locks" / "arxiv"
+        return Transport(parameters, shared, importlib.metadata.version("atomvision"))

@@ -85,7 +85,6 @@ def smoke(
     """
     from atomvision_ml.literature.smoke import MAXIMUM_REQUESTS
     from atomvision_ml.literature.smoke import smoke as ask_all
-    from atomvision_ml.storage.lake import Lake
 
     day = since.date() if since else datetime.now(UTC).date() - timedelta(days=3)
     try:
@@ -95,7 +94,7 @@ def smoke(
                 f"this sends up to {MAXIMUM_REQUESTS} requests to {parameters.oai_url} and others in the name of "
                 f"{patience.contact}; say --live if that is meant"
             )
-        with _transport(Lake.from_settings(), patience) as transport:
+        with _transport(patience) as transport:
             passed = True
             for probe in ask_all(transport, parameters):
                 passed &= probe.passed
@@ -129,7 +128,7 @@ def compare(
         parameters = FinderParameters(base_url=chosen.arxiv_api_url, categories=categories_of(chosen.arxiv_set))
         known = {month: _abstracts(lake, month) for month in months}
         n_missing = 0
-        with _transport(lake, patience) as transport:
+        with _transport(patience) as transport:
             for month in months:
                 found = compare_month(transport, parameters, month, known[month])
                 n_missing += len(found.missing)
@@ -208,13 +207,14 @@ def _abstracts(lake: Lake, month: str) -> dict[str, str]:
     return dict(papers.iter_rows())
 
 
-def _transport(lake: Lake, patience: TransportParameters) -> Transport:
-    """The way to arXiv with the rate limit of everything that works on this lake."""
+def _transport(patience: TransportParameters) -> Transport:
+    """The way to arXiv with the rate limit of all that this user runs on the machine."""
     import importlib.metadata
 
     from atomvision_ml.literature.transport import Transport
+    from atomvision_ml.settings import settings
 
-    return Transport(patience, lake.local / "locks" / "arxiv", importlib.metadata.version("atomvision"))
+    return Transport(patience, settings().requests_folder(), importlib.metadata.version("atomvision"))
 
 
 def _failed(message: str, code: int = 1) -> typer.Exit:

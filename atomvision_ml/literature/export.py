@@ -63,4 +63,4 @@ def write_links(lake: Lake, form: Format, stream: BinaryIO) -> None:
 
 def _listed(told: pl.LazyFrame, column: str, name: str) -> pl.LazyFrame:
     """The distinct values of each figure, in their order."""
-    return told.group_by("figure_id").agg(pl.col(column).unique(maintain_order=True).alias(name))
+    return told.group_by("figure_id", maintain_order=True).agg(pl.col(column).unique(maintain_order=True).alias(name))
