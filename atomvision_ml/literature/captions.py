@@ -23,6 +23,7 @@ from atomvision_ml.literature.tex import tex_to_text
 __all__ = ["CaptionParts", "PanelText", "distribute", "expand_labels", "plain_caption"]
 
 _TEX = re.compile(r"[\\$_{~]")
+_PLANE = re.compile(r"(?<![_^])\{(-?\d-?\d-?\d(?:-?\d)?)\}")
 _BAR = re.compile(r"\\(?:bar|overline)\s*\{?\s*(\d)\s*\}?")
 _ONLINE = r"\((?:color|colour)[ -]online\)\.?"
 _TITLE = re.compile(
@@ -35,6 +36,7 @@ _SENTENCE = re.compile(r"[.;?!](?=\s+\S|$)" + "".join(rf"(?<!\b{each}\.)" for ea
 _REMARK = re.compile(_SENTENCE.pattern.replace("[.;?!]", "[.?!]"))
 _OBJECT = re.compile(r"\s(?:of|on|in)\s|,")
 _COMMA = re.compile(r",\s*(?:and\s)?|\sand\s")
+_EXCEPTION = re.compile(r"\bexcept\b", re.IGNORECASE)
 _PLURAL = re.compile(r"\b(?:bars|images|all|each|both)\b", re.IGNORECASE)
 _RESPECTIVELY = re.compile(r"\s*respectively\b")
 _EDGE = " ,;:.-–—|("
@@ -87,6 +89,8 @@ class _Clause:
 def plain_caption(caption: str) -> str:
     """One line of plain text without remains of TeX or bold letters; sub- and superscripts as in the routes."""
     text = caption.replace("**", "").replace("ₓ", "x")
+    if "\\" not in text:
+        text = _PLANE.sub(r"\\{\1\\}", text)
     if _TEX.search(text):
         return tex_to_text(_BAR.sub(r"-\1", text))
     return plain_text(text)
@@ -219,7 +223,12 @@ def _divide_remarks(tail: str, last: _Clause, is_open: bool, words: dict[str, _W
         is_rest, start = is_open and start == 0, end
         if not remark:
             continue
-        named = [label for _, labels in references(remark, words) for label in labels if label in words]
+        is_for_most = _EXCEPTION.search(remark)
+        named = (
+            []
+            if is_for_most
+            else [label for _, labels in references(remark, words) for label in labels if label in words]
+        )
         pattern = _PLURAL if is_rest else _conditions()
         if named:
             chosen = named

@@ -28,7 +28,7 @@ MICROSCOPY: tuple[Modality, ...] = ("STM", "STEM", "HRTEM", "TEM")
 IMAGES: tuple[Modality, ...] = (*MICROSCOPY, "SEM", "AFM", "other")
 """What an unnamed image can be."""
 
-_OPEN = ("probe", "field", "fine", "electron", "simulation", "image", "motif", "trend")
+_OPEN = ("probe", "field", "fine", "electron", "simulation", "image", "motif", "trend", "object")
 _INSET = re.compile(
     r"\([^()]*\b[Ii]nsets?\b[^()]*\)|\b[Ii]nsets?\b[^.;]*(?:[.;]|$)|\b(?:upper|lower) (?:left|right|corner)\b[^.;]*"
 )
@@ -41,6 +41,13 @@ _DULL = (*(rf"(?:{word})\b(?![(-])" for word in _DULL_WORDS.split("|")), r"[A-Z]
 """What begins no word of a modality."""
 _COMPOUND = re.compile(r"[ -](?:(?!of|and|with|from|in|on|at|by|or|the|for)[a-z]+ )?")
 _CAPITALISED = re.compile(r"\b[A-Z](?=[a-z]{2})")
+_ACRONYM = re.compile(r"\b(?:STE?M|[TS]EM|AFM)\b")
+_WORD = re.compile(r"[^\W\d_]+")
+_TUNNELLING = re.compile(r"\d\s?[pn]A\b|\b(?:sample )?bias\b|\b[Tt]unnel+ing\b")
+_AGAINST = ("as ", "versus", "vs", "against")
+_STATES = re.compile(
+    r"\d\s?m?e?V\b|\b(?:bias|energ\w+|gaps?|conductance|states?|peaks?|resonances?|current|intensity)\b"
+)
 
 
 class PanelModality(BaseModel):
@@ -80,6 +87,7 @@ def panel_modalities(parts: CaptionParts) -> list[PanelModality]:
     Args:
         parts: the caption, divided.
     """
+    parts = _in_one_sense(parts)
     preamble = _hits(parts.preamble)
     own = {panel.text: _hits(_without_insets(panel.text)) for panel in parts.panels}
     named = [hit.kind for hits in own.values() for hit in hits if hit.kind not in _OPEN]
@@ -123,8 +131,28 @@ def is_relevant_figure(parts: CaptionParts, panels: Sequence[PanelModality]) -> 
     return not is_biological(" ".join((parts.preamble, *(panel.text for panel in parts.panels))))
 
 
+def _in_one_sense(parts: CaptionParts) -> CaptionParts:
+    """The caption without acronyms that mean something else in it: SEM in "mean and SEM", AFM among magnets."""
+    texts = dict.fromkeys([parts.preamble, *(each for panel in parts.panels for each in (panel.text, panel.remarks))])
+    text = " ".join(texts)
+    if "image" in text or "micrograph" in text or not (acronyms := _ACRONYM.findall(text)):
+        return parts
+    words, senses = set(_WORD.findall(text.lower())), _vocabulary().senses
+    others = {each for each in acronyms if words & senses[each]["other"] and not words & senses[each]["genuine"]}
+    if not others:
+        return parts
+    pattern = re.compile(rf"\b(?:{'|'.join(sorted(others))})\b")
+    panels = [
+        panel.model_copy(update={name: pattern.sub("", getattr(panel, name)) for name in ("text", "shared", "remarks")})
+        for panel in parts.panels
+    ]
+    return CaptionParts(preamble=pattern.sub("", parts.preamble), panels=tuple(panels))
+
+
 def _panel_modality(context: _Context, shared: Sequence[_Hit], preamble: Sequence[_Hit]) -> PanelModality:
     panel, own, found = context.panel, context.own, list(context.found.values())
+    if _is_relation(own):
+        return _named(panel, "plot", 0.8)
     if own and own[0].kind not in _OPEN:
         is_alone = len({hit.kind for hit in own if hit.kind not in _OPEN}) == 1
         return _named(panel, own[0].kind, 0.95 if is_alone else 0.85)
@@ -140,7 +168,17 @@ def _panel_modality(context: _Context, shared: Sequence[_Hit], preamble: Sequenc
     if is_open or found:
         return _named(panel, is_open or found[-1].modality, 0.6)
     remarks = _hits(panel.remarks)
-    return _named(panel, _first_of_all(remarks) or _first_open(remarks) or "plot", 0.5)
+    is_tunnelling = any(_TUNNELLING.search(text) for text in (context.panel.text, panel.remarks))
+    silent = "STM" if is_tunnelling else "plot"
+    return _named(panel, _first_of_all(remarks) or _first_open(remarks) or silent, 0.5)
+
+
+def _is_relation(own: Sequence[_Hit]) -> bool:
+    """Whether a panel that names a microscope shows no image of it: "TEM particle size against time"."""
+    if not own or own[0].kind not in (*MICROSCOPY, "SEM", "AFM"):
+        return False
+    is_image = any(hit.kind in ("image", "motif", "probe", "simulation") or "map" in hit.word for hit in own)
+    return not is_image and any(hit.kind == "trend" and hit.word.startswith(_AGAINST) for hit in own)
 
 
 @dataclass(frozen=True)
@@ -223,7 +261,13 @@ def _image(context: _Context) -> str:
 
 def _simulation(context: _Context) -> str:
     has_image = any(each.kind == "image" for each in context.own)
-    return (None if has_image else _first_closed(context.own)) or context.image() or "plot"
+    before = next((each.modality for each in reversed(context.found.values()) if each.modality in MICROSCOPY), None)
+    own = None if has_image else _first_closed(context.own)
+    return own or _referred(context.panel, context.found, context.labels) or before or context.image() or "plot"
+
+
+def _object(context: _Context) -> str:
+    return next((each.kind for each in context.around if each.kind in IMAGES), None) or "schematic"
 
 
 def _trend(context: _Context) -> str:
@@ -239,6 +283,7 @@ _READERS: dict[str, Callable[[_Context], str]] = {
     "image": _image,
     "simulation": _simulation,
     "trend": _trend,
+    "object": _object,
 }
 
 
@@ -252,6 +297,8 @@ def _motif(word: str, context: _Context) -> str | None:
         return closed or "plot"
     around = next((each.kind for each in context.around if each.kind in IMAGES), None)
     if around and word.startswith(("side", "top", "persp")):
+        return around
+    if around == "STM" and word.startswith("map") and _STATES.search(context.panel.text):
         return around
     readings = _vocabulary().readings.items()
     return closed or next((reading for begin, reading in readings if word.lower().startswith(begin)), None)
@@ -288,7 +335,7 @@ def _hits(text: str) -> list[_Hit]:
     """The words of modalities in a text, in its order; what lies within a longer one is left out."""
     if not text:
         return []
-    clean = _CAPITALISED.sub(_lower, without_namesakes(text))
+    clean = _CAPITALISED.sub(_lower, without_namesakes(text)).lstrip()
     vocabulary = _vocabulary()
     hits: list[_Hit] = []
     for start, end, kind in vocabulary.words.find(clean):
@@ -320,6 +367,7 @@ class _Vocabulary:
     suspicious: re.Pattern[str]
     biology: re.Pattern[str]
     readings: dict[str, str]
+    senses: dict[str, dict[str, frozenset[str]]]
 
 
 @cache
@@ -337,4 +385,8 @@ def _vocabulary() -> _Vocabulary:
         ),
         biology=re.compile(rf"(?<!\w)(?:{'|'.join(words['biology'])})\b"),
         readings=words["readings"],
+        senses={
+            acronym: {name: frozenset(group) for name, group in sense.items()}
+            for acronym, sense in words["senses"].items()
+        },
     )

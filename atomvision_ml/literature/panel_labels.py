@@ -42,7 +42,8 @@ _BARE = re.compile(
     r"|(?=\s(?:[A-Z0-9(]|respectively|as |in |after |before |the |and |gives?|shows?|are |is ))|$)"
 )
 _NO_LABEL_BEFORE = re.compile(
-    r"(?:\b(?:eqs?|equations?|refs?|references?|figs?|figures?|tables?|sections?|supplementary)\.?\s*\d*\s*)$",
+    r"\b(?:(?:eqs?|refs?|figs?)\.?|equations?|references?|figures?|tables?|(?<!cross[- ])sections?|supplementary)"
+    r"\s*\d*\s*$",
     re.IGNORECASE,
 )
 _MARKER_BEFORE = re.compile(

@@ -23,6 +23,7 @@ _OTHER_BAR = re.compile(
     r"\b(?:[Ee]rror|[Cc]olou?r|[Gg]r[ae]y|[Hh]all|[Hh]eat|[Hh]eight|[Ii]nsets?)[- ]?(?:scale )?[Bb]ars?\b"
     r"|\([^()]*\binset\b[^()]*\)|\btop to bottom\b"
 )
+_EXCEPTION = re.compile(r"\bexcept\b")
 _ENDS = re.compile(r"(?<=[.?!])\s+(?=\S)")
 _PICTURES_WITHOUT = ("plot", "schematic")
 
@@ -76,9 +77,10 @@ def _stated(text: str, labels: Sequence[str], default: Sequence[str]) -> dict[st
         if statement is None or _OTHER_BAR.search(sentence):
             continue
         values = _values(sentence, statement.start())
-        stated = sentence[statement.start() :]
+        stated, *others = _EXCEPTION.split(sentence[statement.start() :], maxsplit=1)
+        without = {label for other in others for _, group in references(other, labels) for label in group}
         groups = [group for _, group in references(stated, labels)] if labels != [""] else []
-        found |= _dealt(values, groups, default, labels)
+        found |= _dealt(values, groups, [label for label in default if label not in without], labels)
     return found
 
 

@@ -1,13 +1,14 @@
 """Many words, written as regular expressions, found in one pass.
 
 Belongs here: the search alone. Python tries the alternatives of a pattern one by one at every place of a text; here
-only those are tried that can begin with the character at that place, and only where a word begins.
+only those are tried that can begin with the two characters at that place, and only where a word begins.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 _ATOM = re.compile(r"\\(?P<escaped>.)|\[(?P<listed>(?:\\.|[^\]])+)\]|(?P<plain>[^(|)])", re.DOTALL)
 _ZERO_WIDTH = ("(?=", "(?!", "(?<")
@@ -16,6 +17,9 @@ _QUANTIFIER = re.compile(r"(?:[?*+]|\{[^}]*\})?")
 _RANGE = re.compile(r"(.)-(.)")
 _ANY = ""
 """Stands for every character."""
+
+_Beginning = tuple[str, bool]
+"""Up to two characters, and whether they are all that was matched so far, so that more is known to follow."""
 
 
 class WordFinder:
@@ -31,18 +35,12 @@ class WordFinder:
 
     def __init__(self, kinds: Sequence[tuple[str, Sequence[str]]], unless: Sequence[str]):
         """The patterns are compiled here."""
-        words = [(kind, word, first_characters(word)) for kind, group in kinds for word in group]
-        if vague := [word for _, word, each in words if _ANY in each]:
+        self._words = [(kind, word, beginnings(word)) for kind, group in kinds for word in group]
+        if vague := [word for _, word, each in self._words if _ANY in each]:
             raise ValueError(f"a word must tell its first character; these do not: {', '.join(vague)}")
-        firsts = {first for _, _, each in words for first in each}
-        self._kinds: dict[str, tuple[str, ...]] = {}
-        self._patterns: dict[str, re.Pattern[str]] = {}
-        for first in firsts:
-            chosen = [(kind, word) for kind, word, each in words if first in each]
-            barred = "|".join(each for each in unless if first_characters(each) & {first, _ANY})
-            groups = "|".join(f"(?:{word})()" for _, word in chosen)
-            self._kinds[first] = ("", *(kind for kind, _ in chosen))
-            self._patterns[first] = re.compile(rf"{f'(?!{barred})' if barred else ''}(?:{groups})(?!\w)")
+        self._unless = [(each, beginnings(each)) for each in unless]
+        self._searches: dict[str, _Search | None] = {}
+        firsts = {each[0] for _, _, group in self._words for each in group}
         own = "".join(re.escape(first) for first in firsts if not first.isalnum())
         self._begins = re.compile(rf"\b\w|(?<!\w)[{own}]" if own else r"\b\w")
 
@@ -50,39 +48,79 @@ class WordFinder:
         """Start, end and kind of each word, in the order of the text."""
         end = 0
         for begin in self._begins.finditer(text):
-            start, first = begin.start(), begin[0]
-            if start < end or first not in self._patterns:
+            start = begin.start()
+            if start < end:
                 continue
-            match = self._patterns[first].match(text, start)
+            two = text[start : start + 2]
+            if two not in self._searches:
+                self._searches[two] = self._search(two)
+            search = self._searches[two]
+            if search is None:
+                continue
+            match = search.pattern.match(text, start)
             if match is not None:
                 end = match.end()
-                yield start, end, self._kinds[first][match.lastindex or 0]
+                yield start, end, search.kinds[match.lastindex or 0]
+
+    def _search(self, two: str) -> _Search | None:
+        """What is tried where a text goes on with two characters (one at its end)."""
+        fitting = {two, two[0], _ANY}
+        chosen = [(kind, word) for kind, word, each in self._words if each & fitting]
+        if not chosen:
+            return None
+        barred = "|".join(word for word, each in self._unless if each & fitting)
+        groups = "|".join(f"(?:{word})()" for _, word in chosen)
+        pattern = re.compile(rf"{f'(?!{barred})' if barred else ''}(?:{groups})(?!\w)")
+        return _Search(pattern, ("", *(kind for kind, _ in chosen)))
 
 
-def first_characters(pattern: str) -> frozenset[str]:
-    """Characters that a match of a pattern can begin with; an empty string among them stands for every character."""
-    return frozenset().union(*(_of_sequence(each) for each in _alternatives(pattern)))
+@dataclass(frozen=True)
+class _Search:
+    """The words that can begin with two characters, and their kinds by number of the group behind each."""
+
+    pattern: re.Pattern[str]
+    kinds: tuple[str, ...]
 
 
-def _of_sequence(pattern: str) -> set[str]:
-    found: set[str] = set()
-    while pattern:
+def beginnings(pattern: str) -> frozenset[str]:
+    """What a match of a pattern can begin with: two characters, or one where anything may follow.
+
+    An empty string among them stands for every character.
+    """
+    return frozenset(text for text, _ in _of_pattern(pattern))
+
+
+def _of_pattern(pattern: str) -> set[_Beginning]:
+    return set().union(*(_of_sequence(each) for each in _alternatives(pattern)))
+
+
+def _of_sequence(pattern: str) -> set[_Beginning]:
+    found: set[_Beginning] = {("", True)}
+    while pattern and any(goes_on for _, goes_on in found):
         if pattern.startswith("("):
-            end = _closing(pattern)
-            inner, rest = pattern[:end], pattern[end:]
-            is_empty = inner.startswith(_ZERO_WIDTH)
-            own = set() if is_empty else set(first_characters(inner[1:-1].removeprefix("?:")))
+            rest = pattern[_closing(pattern) :]
+            inner = pattern[: _closing(pattern)]
+            own = {("", True)} if inner.startswith(_ZERO_WIDTH) else _of_pattern(inner[1:-1].removeprefix("?:"))
         else:
             atom = _ATOM.match(pattern)
             assert atom is not None, pattern
             rest = pattern[atom.end() :]
-            own = _of_atom(atom)
-            is_empty = not own
-        found |= own
-        if not is_empty and not _OPTIONAL.match(rest):
-            return found
-        pattern = rest[_QUANTIFIER.match(rest).end() :]  # type: ignore[union-attr]
-    return found | {_ANY}
+            own = {(first, first != _ANY) for first in _of_atom(atom)} or {("", True)}
+        quantifier = _QUANTIFIER.match(rest)[0]  # type: ignore[index]
+        if quantifier not in ("", "?"):
+            own = {(text, False) for text, _ in own}
+        if _OPTIONAL.match(rest):
+            own = own | {("", True)}
+        found = {joined for each in found for joined in _joined(each, own)}
+        pattern = rest[len(quantifier) :]
+    return found
+
+
+def _joined(before: _Beginning, after: set[_Beginning]) -> set[_Beginning]:
+    text, goes_on = before
+    if not goes_on:
+        return {before}
+    return {((text + more)[:2], can and len(text + more) < 2) for more, can in after}
 
 
 def _of_atom(atom: re.Match[str]) -> set[str]:

@@ -56,6 +56,7 @@ def test_groups_of_labels_are_expanded(group: str, labels: str) -> None:
         ("(a) Overview. (b) The sites [(1) fcc, (2) hcp].", "a b"),
         ("(a) HAADF, (b) maps of the particle framed in (a), (c) curves.", "a b c"),
         ("(a) One. (b) Two. (h) is far away.", "a b"),
+        ("(a) Image of the cross-section. (b) Map, see Section (c) of Ref. (d).", "a b"),
     ],
 )
 def test_labels_are_told_from_references(caption: str, labels: str) -> None:
@@ -172,6 +173,14 @@ def test_panels_inherit_what_is_said_of_all() -> None:
         ("(a) STM image (inset: FFT). (b) dI/dV spectra.", "STM plot"),
         ("Electron micrographs (SEM): (a) chip, (b) junction.", "SEM SEM"),
         ("(a) TEM image. (b) TEM diffraction pattern.", "TEM diffraction"),
+        ("TEM of SnS. (a) Bright field. (b) HRTEM image. (c) Simulation.", "TEM HRTEM HRTEM"),
+        ("(a) TEM image. (b) TEM particle size against time.", "TEM plot"),
+        ("NbSe2 by STM. (a) Overview. (b) Map at 20 mV. (c) Map of the tilt.", "STM STM other"),
+        ("(a) 10 nm wide, -1 V, 50 pA. (b) 5 nm wide.", "STM STM"),
+        ("(a) Pressure cell. (b) Kerr rotation against field.", "schematic plot"),
+        ("HRTEM of a twin. (a) As grown. (b) Inverse FFT of (a). (c) FFT.", "HRTEM HRTEM diffraction"),
+        ("(a) Magnons of the AFM ground state. (b) AFM network.", "plot schematic"),
+        ("(a) AFM image of a ferromagnetic film. (b) Roughness versus thickness.", "AFM plot"),
     ],
 )
 def test_context_decides_of_open_words(caption: str, names: str) -> None:
@@ -188,6 +197,10 @@ def test_context_decides_of_open_words(caption: str, names: str) -> None:
         ("Electron diffraction taken in the TEM.", False),
         ("Share of women among STEM students.", False),
         ("Photograph of the STM head.", False),
+        ("(a) Grades of women in STEM, (b) of their teachers.", False),
+        ("(a) STEM of a foil tilted by 20 degrees.", True),
+        ("(a) Decay in the STM regime. (b) Transition from STM to LTM.", False),
+        ("Ribbon: HRTEM (a) as quenched and (b) drawn to a strain of 2 %.", True),
     ],
 )
 def test_relevant_is_an_image_of_a_material(caption: str, is_wanted: bool) -> None:
@@ -204,6 +217,7 @@ def test_relevant_is_an_image_of_a_material(caption: str, is_wanted: bool) -> No
         ("(a) TEM. (b) FFT. Scale bars = 2 nm (a) and 2 nm−1 (b).", {"a": (2, "nm"), "b": (2, "1/nm")}),
         ("TEM image, 50 nm wide. Error bars: 2 nm.", {}),
         ("TEM image. 10 nm bar.", {"": (10, "nm")}),
+        ("(a) TEM. (b) TEM. (c) TEM. Scale bars 5 nm except in (b).", {"a": (5, "nm"), "c": (5, "nm")}),
     ],
 )
 def test_scale_bars_that_are_stated(caption: str, bars: dict) -> None:
@@ -296,6 +310,7 @@ def test_layers_of_a_formula_are_told_apart() -> None:
         (r"Bi$_2$Sr$_2$CaCu$_2$O$_{8+\delta}$", "Bi2Sr2CaCu2O8+δ"),
         (r"Ga$_2$O$_3$ $(\bar{2}01)$", "Ga2O3 (-201)"),
         ("Ti₃C₂Tₓ", "Ti3C2Tx"),
+        ("Cu2O{111} and La_{1-x}", "Cu2O{111} and La1-x"),
     ],
 )
 def test_remains_of_tex_are_taken_away(written: str, plain: str) -> None:
@@ -318,7 +333,7 @@ def test_answers_are_those_that_were_scored() -> None:
     """Work on speed must not change an answer; who changes the rules scores them anew and writes the new digest."""
     answers = [understand(caption["caption"]).model_dump_json() for caption in read_labelled()]
     digest = hashlib.sha256("".join(f"{answer}\n" for answer in answers).encode()).hexdigest()
-    assert digest == "d5b7c776eb97b454acd1ca1499ee59b3f740a62bb72d8d16614c28646a95e621"
+    assert digest == "c89d202cace950fd76813e43931c6c67d73332dae152e12c0dd075192258e791"
 
 
 def test_scores_fall_where_the_truth_is_another() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atomvision_ml.literature.word_finder import WordFinder, first_characters
+from atomvision_ml.literature.word_finder import WordFinder, beginnings
 
 KINDS = [
     ("plot", ["spectr(?:um|a)", "(?:line )?profiles?", "θ-2θ", r"I\(V\)"]),
@@ -17,22 +17,24 @@ UNLESS = ["the", r"\d+(?!D)"]
 
 
 @pytest.mark.parametrize(
-    ("pattern", "firsts"),
+    ("pattern", "expected"),
     [
-        ("maps?", "m"),
-        ("(?:a|[bc]d)e", "abc"),
-        ("(?:x )?yz", "xy"),
-        (r"a?b*\(", "ab("),
+        ("maps?", "ma"),
+        ("(?:a|[bc]d)e", "ae bd cd"),
+        ("(?:x )?yz", "x_ yz"),
+        (r"a?b*\(", "ab a( b ("),
         (r"^(?<!k)\bq", "q"),
-        ("[0-3]+", "0123"),
+        ("[0-2]+x", "0 1 2"),
+        (r"k\w+", "k"),
+        ("(?:ab?)?c", "ab ac c"),
     ],
 )
-def test_first_characters(pattern: str, firsts: str) -> None:
-    assert first_characters(pattern) == set(firsts)
+def test_beginnings(pattern: str, expected: str) -> None:
+    assert beginnings(pattern) == {each.replace("_", " ") for each in expected.split()}
 
 
 def test_a_word_that_can_begin_with_anything_is_refused() -> None:
-    assert "" in first_characters(r"\w+") & first_characters("(?:a|.)b") & first_characters("a?")
+    assert "" in beginnings(r"\w+") & beginnings("(?:a|.)b") & beginnings("a?")
     with pytest.raises(ValueError, match=r"first character.*\\w\+ maps"):
         WordFinder([("map", ["maps", r"\w+ maps"])], unless=())
 
