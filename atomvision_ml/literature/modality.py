@@ -43,8 +43,34 @@ _COMPOUND = re.compile(r"[ -](?:(?!of|and|with|from|in|on|at|by|or|the|for)[a-z]
 _CAPITALISED = re.compile(r"\b[A-Z](?=[a-z]{2})")
 _ACRONYM = re.compile(r"\b(?:STE?M|[TS]EM|AFM)\b")
 _WORD = re.compile(r"[^\W\d_]+")
-_TUNNELLING = re.compile(r"\d\s?[pn]A\b|\b(?:sample )?bias\b|\b[Tt]unnel+ing\b")
+_HINTS = {
+    "STM": re.compile(r"\d\s?[pn]A\b|\b[Bb]ias\b|\b[Tt]unnel+ing\b"),
+    "STEM": re.compile(r"\bEELS\b|\batomic columns?\b"),
+    "TEM": re.compile(r"\b(?:SAEDP?|SADP?|[Zz]one axis|[Ff]oils?|g ?= ?\d+|[Ll]amellae?|[Tt]wo-beam)\b"),
+}
+"""What gives a microscope away that is not named."""
 _AGAINST = ("as ", "versus", "vs", "against")
+_QUANTITIES = (
+    "distances?|angles?|ratios?|fractions?|velocit(?:y|ies)|mobilit(?:y|ies)|moments?|coefficients?|frequenc(?:y|ies)|"
+    "probabilit(?:y|ies)|occupanc(?:y|ies)|efficienc(?:y|ies)|rates?|energ(?:y|ies)|yields?|entropy|enthalp(?:y|ies)|"
+    "modul(?:us|i)|hardness|stress(?:es)?|torques?|noise|gains?|exponents?|radi(?:us|i)|diameters?|periods?|"
+    "wavelengths?|capacit(?:y|ies)|factors?|parameters?|constants?|numbers?|counts?|errors?|accuracy|scores?|shares?|"
+    "percentages?|lifetimes?|linewidths?|fwhm|splittings?|shifts?|offsets?|thresholds?|asymmetry|correlations?|lengths?|"
+    "widths?|sizes|spacings?|roughness|densit(?:y|ies)|concentrations?|positions|values|widening|broadening"
+)
+_SHORTEST_QUANTITY = 4
+_STOP = (
+    "of|in|on|at|for|from|with|versus|vs|as|by|between|along|across|against|per|during|after|before|under|to|and|over"
+)
+_QUANTITY = re.compile(
+    r"(?:(?:is|shows|gives|the|an?|measured|calculated|extracted|average|mean) )*"
+    r"(?!(?:low|high|larg|small|same|differ|other|long|short|equal|zero|full|half|increas|decreas|wid|narrow)\w* )"
+    rf"(?:(?!(?:{_STOP}|maps?|images?)\b)[\w/'’–-]+ ){{0,4}}?(?:{_QUANTITIES})(?: [A-Z][\w–-]*)?"
+    rf"(?= (?:{_STOP}|is|are|was|were|obtained|determined|extracted|measured|deduced|derived)\b|[,.;]|$"
+    r"| ?\((?!colou?r))"
+    r"(?!,? ?(?:of |is |=|:)? ?(?:about )?[~≈<>±]?\d)",
+    re.IGNORECASE,
+)
 _STATES = re.compile(
     r"\d\s?m?e?V\b|\b(?:bias|energ\w+|gaps?|conductance|states?|peaks?|resonances?|current|intensity)\b"
 )
@@ -97,7 +123,7 @@ def panel_modalities(parts: CaptionParts) -> list[PanelModality]:
         hits = own[panel.text]
         is_named = bool(hits) and hits[0].kind not in _OPEN
         shared = [] if is_named else _hits(panel.shared)
-        context = _Context(panel, own[panel.text], (*shared, *preamble), found, labels, named)
+        context = _Context(panel, own[panel.text], (*shared, *preamble), found, labels, named, parts)
         found[panel.label] = _panel_modality(context, shared, preamble)
     return list(found.values())
 
@@ -151,7 +177,7 @@ def _in_one_sense(parts: CaptionParts) -> CaptionParts:
 
 def _panel_modality(context: _Context, shared: Sequence[_Hit], preamble: Sequence[_Hit]) -> PanelModality:
     panel, own, found = context.panel, context.own, list(context.found.values())
-    if _is_relation(own):
+    if _is_relation(own) or _begins_with_quantity(panel.text, own):
         return _named(panel, "plot", 0.8)
     if own and own[0].kind not in _OPEN:
         is_alone = len({hit.kind for hit in own if hit.kind not in _OPEN}) == 1
@@ -168,9 +194,29 @@ def _panel_modality(context: _Context, shared: Sequence[_Hit], preamble: Sequenc
     if is_open or found:
         return _named(panel, is_open or found[-1].modality, 0.6)
     remarks = _hits(panel.remarks)
-    is_tunnelling = any(_TUNNELLING.search(text) for text in (context.panel.text, panel.remarks))
-    silent = "STM" if is_tunnelling else "plot"
-    return _named(panel, _first_of_all(remarks) or _first_open(remarks) or silent, 0.5)
+    return _named(panel, _first_of_all(remarks) or _first_open(remarks) or _silent(context, preamble), 0.5)
+
+
+def _silent(context: _Context, preamble: Sequence[_Hit]) -> str:
+    """What a panel is of which nothing is said: an image by its conditions, or of a list of images; else a plot."""
+    if any(hit.kind == "image" for hit in preamble) and (name := context.hinted()):
+        return name
+    if any(_HINTS["STM"].search(text) for text in (context.panel.text, context.panel.remarks)):
+        return "STM"
+    later = context.parts.panels[context.labels.index(context.panel.label) + 1 :]
+    hits = next((hits for panel in later if (hits := _hits(panel.text))), [])
+    if hits and hits[0].kind in MICROSCOPY and any(hit.word.endswith(("images", "micrographs")) for hit in hits):
+        return hits[0].kind
+    return "plot"
+
+
+def _begins_with_quantity(text: str, own: Sequence[_Hit]) -> bool:
+    """Whether the first noun of a panel is a quantity, before any word of a modality: "bond angle from the images"."""
+    is_named = bool(own) and own[0].kind not in _OPEN
+    if is_named and own[0].start < _SHORTEST_QUANTITY:
+        return False
+    match = _QUANTITY.match(text)
+    return match is not None and (not is_named or match.end() <= own[0].start)
 
 
 def _is_relation(own: Sequence[_Hit]) -> bool:
@@ -192,6 +238,7 @@ class _Context:
     labels: Sequence[str]
     named: Sequence[str]
     """The modalities that the panels of the figure name, later ones too."""
+    parts: CaptionParts
 
     def first(self, kinds: Sequence[str]) -> str | None:
         """The first of some modalities in the panel's own words, else around them, else in the panels before."""
@@ -199,6 +246,11 @@ class _Context:
         known += [each.modality for each in reversed(self.found.values())]
         known += self.named
         return next((kind for kind in known if kind in kinds), None)
+
+    def hinted(self) -> str | None:
+        """The kind of microscope that the conditions or the methods of the figure give away."""
+        text = " ".join((self.parts.preamble, *(f"{each.text} {each.remarks}" for each in self.parts.panels)))
+        return next((name for name, hint in _HINTS.items() if hint.search(text)), None)
 
     def image(self) -> str | None:
         """The kind of an image that is not named: that of the panel referred to, else of the words around."""
@@ -256,7 +308,7 @@ def _electron(context: _Context) -> str:
 
 
 def _image(context: _Context) -> str:
-    return context.image() or _first_closed(context.own) or "other"
+    return context.image() or _first_closed(context.own) or context.hinted() or "other"
 
 
 def _simulation(context: _Context) -> str:

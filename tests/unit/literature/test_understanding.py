@@ -181,6 +181,11 @@ def test_panels_inherit_what_is_said_of_all() -> None:
         ("HRTEM of a twin. (a) As grown. (b) Inverse FFT of (a). (c) FFT.", "HRTEM HRTEM diffraction"),
         ("(a) Magnons of the AFM ground state. (b) AFM network.", "plot schematic"),
         ("(a) AFM image of a ferromagnetic film. (b) Roughness versus thickness.", "AFM plot"),
+        ("(a) HAADF image of NiO. (b) Bond angle Ni-O-Ni. (c) Diameter from STEM images.", "STEM plot plot"),
+        ("(a) STM image. (b) Tip distance of 5 nm. (c) Larger distance.", "STM STM STM"),
+        ("Micrographs of a dislocation, g = 220, (a) before and (b) after a heat treatment.", "TEM TEM"),
+        ("(a) Underfocus and (b) overfocus Lorentz images. (c) Phase diagram.", "TEM TEM plot"),
+        ("TEM of Fe. (a) Dislocation loops. (b) Hysteresis loops.", "TEM plot"),
     ],
 )
 def test_context_decides_of_open_words(caption: str, names: str) -> None:
@@ -333,7 +338,7 @@ def test_answers_are_those_that_were_scored() -> None:
     """Work on speed must not change an answer; who changes the rules scores them anew and writes the new digest."""
     answers = [understand(caption["caption"]).model_dump_json() for caption in read_labelled()]
     digest = hashlib.sha256("".join(f"{answer}\n" for answer in answers).encode()).hexdigest()
-    assert digest == "c89d202cace950fd76813e43931c6c67d73332dae152e12c0dd075192258e791"
+    assert digest == "3562e2f1b5b6973032e7f64712779d71af35d309d6bd586a297f36121b724f61"
 
 
 def test_scores_fall_where_the_truth_is_another() -> None:
