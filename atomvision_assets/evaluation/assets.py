@@ -7,12 +7,14 @@ from pydantic import Field
 
 from atomvision_assets.automation import when_inputs_change
 from atomvision_assets.declare import table_asset
+from atomvision_assets.models.factory import Size
 from atomvision_assets.store import Product, Store, Work
 from atomvision_ml.evaluation.answers import FURTHER_TABLES
 from atomvision_ml.evaluation.gallery.build import GalleryParameters
 from atomvision_ml.evaluation.holdout import HoldoutParameters
 from atomvision_ml.evaluation.metrics import MetricParameters
 from atomvision_ml.models.registry import model_names
+from atomvision_ml.settings import settings
 from atomvision_ml.storage.keys import (
     EVALUATION_COMPARISONS,
     EVALUATION_GALLERY,
@@ -40,12 +42,23 @@ def _scan_models(work: Work) -> "dict[str, pl.LazyFrame]":
     return {name: work.scan(f"models/{name}") for name in model_names()}
 
 
-class HoldoutConfig(dg.Config, HoldoutParameters):
-    """How much is judged: at most 400 test images per task unless the run config says otherwise."""
+MOST_TEST_IMAGES = {"demo": 24, "full": 400}
+"""Test images per task where the run config does not say otherwise: predictions are most of the demo's time."""
 
-    maximum_images: int = Field(
-        default=400, ge=0, description="Most test images per task, spread evenly over the classes; 0 = all."
+
+class HoldoutConfig(dg.Config):
+    """How much is judged."""
+
+    size: Size = Field(default=settings().size, description="Size of the graph; says how many images are judged.")
+    maximum_images: int | None = Field(
+        default=None, ge=0, description="Most test images per task, spread evenly over the classes; 0 = all."
     )
+    seed: int = Field(default=0, ge=0, description="Seed of the noise.")
+
+    def parameters(self) -> HoldoutParameters:
+        """What the library is asked for."""
+        most = MOST_TEST_IMAGES[self.size] if self.maximum_images is None else self.maximum_images
+        return HoldoutParameters(maximum_images=most, seed=self.seed)
 
 
 class GalleryConfig(dg.Config, GalleryParameters):
@@ -79,7 +92,7 @@ def holdout(context: dg.AssetExecutionContext, store: Store, config: HoldoutConf
     work = store.begin(context)
     manifests = work.scan(MODELS_TRAINING_SETS)
     images = work.scan(IMAGES_STEM).drop("atoms", "columns")
-    parameters = HoldoutParameters(**config.model_dump())
+    parameters = config.parameters()
     return work.publish(
         lambda: Product(holdout_rows(manifests.collect(), images.collect(), work.lake.blob, parameters)),
         parameters=parameters.model_dump(),

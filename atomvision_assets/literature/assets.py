@@ -228,7 +228,9 @@ def images(context: dg.AssetExecutionContext, store: Store, arxiv: Arxiv) -> dg.
     deps=[LITERATURE_FIGURES, LITERATURE_IMAGES],
     checks=checks.PANELS,
     automation_condition=when_inputs_change(),
-    description="Lengths on scale bars are read where the extra `ocr` is installed; panels take their letters in reading order.",
+    description=(
+        "Lengths on scale bars are read where the extra `ocr` is installed; panels take their letters in reading order."
+    ),
 )
 def panels(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
     """Divide captions and images among their panels."""
