@@ -17,7 +17,7 @@ from atomvision_assets.declare import asset_key_of
 from atomvision_assets.store import Store
 from atomvision_ml.catalog.warehouse import warehouse_path
 from atomvision_ml.schemas.tables import TABLES, table
-from atomvision_ml.schemas.vocabulary import TASKS
+from atomvision_ml.schemas.vocabulary import LITERATURE_TASKS, TASKS
 from atomvision_ml.settings import Settings
 from atomvision_ml.storage.keys import LITERATURE_PAPERS
 from atomvision_ml.storage.lake import Lake
@@ -40,6 +40,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "evaluation/gallery": {"maximum_items": 4},
 }
 SOURCES = ("prototypes",)
+SECOND_FINDER = {dg.AssetCheckKey(asset_key_of("literature/papers"), "the_second_finder_agrees")}
+"""Asked by a job of its own, which is no part of the demo."""
 
 pytestmark = pytest.mark.timeout(1800)  # the graph is one fixture, and other programs may use the machine
 
@@ -102,7 +104,7 @@ def test_data_versions_in_dagster_are_those_of_the_published_data(graph: Graph) 
 
 
 def test_every_check_was_evaluated_and_is_green(graph: Graph) -> None:
-    checks = graph.definitions.resolve_asset_graph().asset_check_keys
+    checks = graph.definitions.resolve_asset_graph().asset_check_keys - SECOND_FINDER
     records = graph.instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
     assert set(records) == set(checks)
     assert {record.status.value for record in records.values()} == {"SUCCEEDED"}
@@ -119,7 +121,7 @@ def test_results_can_be_queried_and_pictures_seen(graph: Graph) -> None:
     with duckdb.connect(warehouse_path(graph.lake), read_only=True) as connection:
         judged = connection.sql("SELECT DISTINCT task FROM evaluation.leaderboard").fetchall()
         materialised = connection.sql("SELECT count(*) FROM catalog.warehouse WHERE is_materialised").fetchall()
-    assert {task for (task,) in judged} == set(TASKS)
+    assert {task for (task,) in judged} == {*TASKS, *LITERATURE_TASKS}
     assert materialised[0][0] >= len(TABLES)
     blob = graph.lake.scan("evaluation/gallery").collect()["blob"][0]
     assert (graph.lake.blob(blob) / "index.html").stat().st_size > 1000

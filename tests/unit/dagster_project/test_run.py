@@ -125,7 +125,7 @@ def test_warehouse_is_built_whatever_failed(runner: Runner) -> None:
     assert runner.run(step("catalog/warehouse", job="refresh_models")).state is State.DONE
 
 
-def test_size_reaches_the_models_and_nothing_else(definitions: dg.Definitions, runner: Runner) -> None:
+def test_size_reaches_models_and_hold_out_and_nothing_else(definitions: dg.Definitions, runner: Runner) -> None:
     runner.size = Size.full
     sized = set()
     for s in plan(definitions, ("prototypes",)):
@@ -133,7 +133,7 @@ def test_size_reaches_the_models_and_nothing_else(definitions: dg.Definitions, r
         if "ops" in config:
             assert list(config["ops"].values()) == [{"config": {"size": "full"}}]
             sized.add(s.key.to_user_string())
-    assert sized == {f"models/{name}" for name in MODELS}
+    assert sized == {"evaluation/holdout", *(f"models/{name}" for name in MODELS)}
 
 
 def test_full_size_trains_longer_unless_told_otherwise() -> None:
