@@ -42,7 +42,7 @@ def _scan_models(work: Work) -> "dict[str, pl.LazyFrame]":
     return {name: work.scan(f"models/{name}") for name in model_names()}
 
 
-MOST_TEST_IMAGES = {"demo": 24, "full": 400}
+MOST_TEST_IMAGES = {"demo": 16, "full": 400}
 """Test images per task where the run config does not say otherwise: predictions are most of the demo's time."""
 
 
