@@ -42,6 +42,8 @@ SMALL: dict[str, dict[str, Any]] = {
 SOURCES = ("prototypes",)
 SECOND_FINDER = {dg.AssetCheckKey(asset_key_of("literature/papers"), "the_second_finder_agrees")}
 """Asked by a job of its own, which is no part of the demo."""
+WARNED = {dg.AssetCheckKey(asset_key_of("literature/harvest"), "licences_are_known")}
+"""A warning that stays: two papers of the double have no known licence, and nothing of them may be passed on."""
 
 pytestmark = pytest.mark.timeout(1800)  # the graph is one fixture, and other programs may use the machine
 
@@ -103,11 +105,12 @@ def test_data_versions_in_dagster_are_those_of_the_published_data(graph: Graph) 
         assert facts.n_rows > 0 or table(step.key.to_user_string()).dimension == "month", step.name
 
 
-def test_every_check_was_evaluated_and_is_green(graph: Graph) -> None:
+def test_every_check_was_evaluated_and_is_green_but_the_warning(graph: Graph) -> None:
     checks = graph.definitions.resolve_asset_graph().asset_check_keys - SECOND_FINDER
     records = graph.instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
     assert set(records) == set(checks)
-    assert {record.status.value for record in records.values()} == {"SUCCEEDED"}
+    not_true = {key for key, record in records.items() if record.status.value != "SUCCEEDED"}
+    assert not_true == WARNED
 
 
 def test_images_are_previewed(graph: Graph) -> None:
