@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dagster as dg
 
-from atomvision_ml.schemas.vocabulary import FIRST_MONTH, SOURCES, TASKS
+from atomvision_ml.schemas.vocabulary import FIRST_DAY, FIRST_MONTH, SOURCES, TASKS
 
 BY_DIMENSION: dict[str, dg.PartitionsDefinition] = {
     "source": dg.StaticPartitionsDefinition(SOURCES),
     "task": dg.StaticPartitionsDefinition(TASKS),
-    # The current month is a partition from its first day on.
+    # The current month and day are partitions from their beginning on.
     "month": dg.MonthlyPartitionsDefinition(FIRST_MONTH, fmt="%Y-%m", end_offset=1),
+    "day": dg.DailyPartitionsDefinition(FIRST_DAY, end_offset=1),
 }
 """A table's `dimension` in the dictionary names its partitions definition here."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -32,6 +33,18 @@ class Settings(BaseSettings):
         description="Folder that all data roots of this user share: when arXiv was asked last.",
     )
 
+    inbox: str | None = Field(
+        default=None,
+        description="Where people drop files of microscopes: a folder, or s3://bucket/prefix; `inbox/files` of the root.",
+    )
+    inbox_ledger: Path | None = Field(
+        default=None, description="The inbox's book, a SQLite file on a local disk; `inbox/ledger.sqlite` of the root."
+    )
+    inbox_rest_s: float = Field(default=60.0, ge=0, description="Time for which a file must rest before it is read.")
+    inbox_claim_s: float = Field(
+        default=3600.0, gt=0, description="Time after which a dead run's files are offered again."
+    )
+
     contact: str | None = Field(default=None, description="Mail address that arXiv's operators may write to.")
     arxiv_oai_url: str = Field(default="https://oaipmh.arxiv.org/oai", description="arXiv's OAI-PMH interface.")
     arxiv_api_url: str = Field(default="https://export.arxiv.org/api/query", description="arXiv's Atom interface.")
@@ -56,3 +69,8 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """The settings of this process, read once."""
     return Settings()
+
+
+def cores() -> int:
+    """Cores for numerical work of this process: those that the settings allow, or all."""
+    return settings().threads or os.cpu_count() or 1

@@ -34,5 +34,8 @@ SPLITS = ("train", "val", "test")
 SIZES = ("demo", "full")
 """The two sizes at which the graph runs; part of the identity of models and metrics."""
 
+FIRST_DAY = "2024-01-01"
+"""First partition of the daily tables of the experiments; nothing was received before."""
+
 FIRST_MONTH = "1991-08"
 """Month in which arXiv began; the first partition of the monthly tables of the literature."""

@@ -1,0 +1,262 @@
+"""Tables of the experiments domain."""
+
+import pyarrow as pa
+
+from atomvision_ml.schemas.core import STRINGS, Column, Table
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, MODELS, TASKS
+
+S, I32, I64, F64, B = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+AT = pa.timestamp("us", tz="UTC")
+INDICES = pa.list_(I32)
+
+DAY = Column(name="day", type=S, description="Day on which the file was claimed from the inbox, `YYYY-MM-DD` (UTC).")
+RECORD_ID = Column(name="record_id", type=S, description="Image of experiments.records and experiments.micrographs.")
+LABEL_LATTICE = Column(
+    name="label_lattice",
+    type=S,
+    nullable=True,
+    one_of=BRAVAIS_LATTICES,
+    description="The person's label `lattice`, where it is one of the five.",
+)
+
+
+def _known(name: str, type_: pa.DataType, description: str, unit: str | None = None) -> Column:
+    """A column that may be empty: the field of that name of the record."""
+    return Column(name=name, type=type_, nullable=True, unit=unit, description=description)
+
+
+def _length(name: str, type_: pa.DataType, description: str, unit: str) -> Column:
+    """A positive quantity that may be unknown."""
+    return Column(name=name, type=type_, nullable=True, minimum=0, unit=unit, description=description)
+
+
+PIXEL_SIZES = (
+    _length("pixel_size_y_nm", F64, "Edge of a pixel along y; null if not calibrated.", "nm"),
+    _length("pixel_size_x_nm", F64, "Edge of a pixel along x; null if not calibrated.", "nm"),
+    _length("reciprocal_pixel_size_y_per_nm", F64, "Edge of a pixel of a diffraction pattern along y.", "1/nm"),
+    _length("reciprocal_pixel_size_x_per_nm", F64, "Edge of a pixel of a diffraction pattern along x.", "1/nm"),
+)
+
+INBOX = Table(
+    key="experiments/inbox",
+    description="The inbox's book: every file that was ever seen in the watched folder or bucket, and its state.",
+    columns=(
+        Column(name="place", type=S, unique=True, description="Path within the inbox, with forward slashes."),
+        Column(name="size_bytes", type=I64, minimum=0, unit="B", description="Size in the newest listing."),
+        Column(
+            name="state",
+            type=S,
+            one_of=("new", "ready", "claimed", "accepted", "duplicate", "rejected"),
+            description="`new` until it rests, `ready` to be read, `claimed` by a run; the others are final.",
+        ),
+        Column(name="is_present", type=B, description="Whether the newest listing holds it."),
+        Column(name="since", type=AT, description="Time from which it is unchanged."),
+        Column(name="attempts", type=I32, minimum=0, description="Runs that claimed this content."),
+        Column(name="reason", type=S, nullable=True, description="Why it was rejected."),
+        Column(name="duplicate_of", type=S, nullable=True, description="Place that brought this content first."),
+    ),
+)
+
+RECORDS = Table(
+    key="experiments/records",
+    dimension="day",
+    description=(
+        "One row for each image ever received, and one for each file that was rejected: what its header and its "
+        "sidecar say, where it came from, and what became of it."
+    ),
+    columns=(
+        DAY,
+        Column(
+            name="receipt_id",
+            type=S,
+            unique=True,
+            description="First 16 hex digits of SHA-256 of place, time of receipt and image.",
+        ),
+        Column(name="place", type=S, description="Path of the file within the inbox."),
+        Column(name="received_at", type=AT, description="When it was read."),
+        Column(
+            name="state",
+            type=S,
+            one_of=("accepted", "duplicate", "rejected", "superseded"),
+            description=(
+                "`duplicate`: the same bytes, or the same pixels in another file, came before; `superseded`: read "
+                "again since, with a new sidecar."
+            ),
+        ),
+        Column(name="reason", type=S, nullable=True, description="Why it is rejected or a duplicate."),
+        Column(name="duplicate_of", type=S, nullable=True, description="receipt_id of the image that came first."),
+        Column(
+            name="blob",
+            type=S,
+            nullable=True,
+            description="Folder with the original bytes and their sidecar; null of rejected and repeated files.",
+        ),
+        Column(name="file", type=S, nullable=True, description="Name of the file there."),
+        LABEL_LATTICE,
+        _known("record_id", S, "16 digits of the pixels' SHA-256, and the image's number in its file."),
+        _known("file_sha256", S, "SHA-256 of the file; null if it could not be read."),
+        _known("pixel_sha256", S, "SHA-256 of number type, shape and little-endian pixels."),
+        Column(name="original_filename", type=S, description="Name of the file as received."),
+        Column(name="size_bytes", type=I64, minimum=0, unit="B", description="Size of the file."),
+        _known("source_format", S, "Format by content."),
+        _known("reader", S, "Reader of the format."),
+        _known("reader_version", S, "Its version, with that of its library."),
+        _known("profiles", STRINGS, "Profiles that translated the header."),
+        _known("signal_index", I32, "Number of the image within its file, from 0."),
+        _known("signal_name", S, "The file's name for the image."),
+        _length("shape_y", I32, "Rows.", "px"),
+        _length("shape_x", I32, "Columns.", "px"),
+        _known("n_frames", I32, "Frames of the same field."),
+        _known("dtype", S, "Number type of the pixels as in the file."),
+        _known("quantity", S, "What the pixels measure, e.g. Z or Current."),
+        _known("intensity_scale", F64, "Value = scale · pixel + offset."),
+        _known("intensity_offset", F64, "Value = scale · pixel + offset."),
+        _known("intensity_unit", S, "Unit of the value."),
+        _known("technique", S, "Kind of microscopy, e.g. STEM."),
+        _known("imaging_mode", S, "Contrast or feedback, e.g. HAADF."),
+        _known("instrument_name", S, "Name of the microscope."),
+        _known("instrument_vendor", S, "Its maker."),
+        _known("instrument_id", S, "Its serial or inventory number."),
+        _known("acceleration_voltage_kv", F64, "Acceleration voltage.", "kV"),
+        _known("detector", S, "Detector or camera."),
+        *PIXEL_SIZES,
+        _known("calibration_source", S, "Where the pixel size comes from: header, sidecar, scale_bar, lattice, none."),
+        _length("field_of_view_y_nm", F64, "Rows × pixel size.", "nm"),
+        _length("field_of_view_x_nm", F64, "Columns × pixel size.", "nm"),
+        _known("magnification", F64, "Indicated magnification.", "x"),
+        _known("camera_length_mm", F64, "Camera length.", "mm"),
+        _known("convergence_semi_angle_mrad", F64, "Convergence semi-angle.", "mrad"),
+        _known("collection_inner_mrad", F64, "Inner collection semi-angle.", "mrad"),
+        _known("collection_outer_mrad", F64, "Outer collection semi-angle.", "mrad"),
+        _known("defocus_nm", F64, "Defocus, signed as the instrument's software does.", "nm"),
+        _known("beam_current_pa", F64, "Current in the beam.", "pA"),
+        _known("dwell_time_us", F64, "Time per pixel of a scan.", "us"),
+        _known("exposure_s", F64, "Exposure of a camera frame.", "s"),
+        _known("dose_e_per_a2", F64, "Electrons per Å² of one frame.", "e/A2"),
+        _known("bias_voltage_v", F64, "Sample bias.", "V"),
+        _known("setpoint_current_a", F64, "Set-point of the tunnelling current.", "A"),
+        _known("temperature_k", F64, "Temperature of the sample.", "K"),
+        _known("scan_angle_deg", F64, "Rotation of the scan.", "deg"),
+        _known("tilt_alpha_deg", F64, "Tilt α of the stage.", "deg"),
+        _known("tilt_beta_deg", F64, "Tilt β of the stage.", "deg"),
+        _known("acquired_at", AT, "When the image was taken."),
+        _known("is_time_zone_assumed", B, "Whether UTC was assumed for it."),
+        _known("operator", S, "Who took it."),
+        _known("sample_id", S, "Sample: all its images go to the same split."),
+        _known("material_formula", S, "Chemical formula, e.g. Fe3O4."),
+        _known("phase", S, "Phase, with the space group and its setting."),
+        _known("phase_source", S, "Where the phase comes from, e.g. XRD."),
+        _known("zone_axis_uvw", INDICES, "Zone axis [u, v, w]."),
+        _known("facet_hkl", INDICES, "Facet (h, k, l) as measured."),
+        _known("facet_source", S, "Who assigned the facet."),
+        _known("facet_confidence", F64, "Confidence of the facet."),
+        _known("morphology", S, "Shape of the particles."),
+        _known("synthesis_method", S, "Synthesis, e.g. thermal decomposition."),
+        _known("synthesis_parameters", S, "Its parameters, as JSON."),
+        _known("preparation", S, "Preparation of the sample."),
+        _known("support", S, "Grid or substrate."),
+        _known("labels", S, "Labels for training, as JSON."),
+        _known("annotator", S, "Who labelled."),
+        _known("licence", S, "SPDX name of the licence."),
+        _known("project", S, "Project."),
+        _known("notes", S, "Anything else."),
+        _known("extensions", S, "Further fields of an instrument, as JSON."),
+        _known("missing_fields", STRINGS, "Required fields that are empty."),
+        _known("warnings", STRINGS, "What a user should know."),
+        _known("original_metadata", S, "The file's header, as JSON."),
+        _known("schema_version", S, "Version of the record model."),
+    ),
+)
+
+MICROGRAPHS = Table(
+    key="experiments/micrographs",
+    dimension="day",
+    description=(
+        "The accepted images: pixels without loss and calibrated axes as OME-Zarr 0.5, one blob an image, with what "
+        "was measured of their quality."
+    ),
+    columns=(
+        DAY,
+        Column(name="record_id", type=S, unique=True, description="Image of experiments.records."),
+        Column(name="receipt_id", type=S, unique=True, description="Its row of experiments.records."),
+        Column(name="blob", type=S, description="OME-Zarr group: array `s0` [y, x] or [frame, y, x], the file's type."),
+        Column(name="shape_y", type=I32, minimum=1, unit="px", description="Rows."),
+        Column(name="shape_x", type=I32, minimum=1, unit="px", description="Columns."),
+        Column(name="n_frames", type=I32, minimum=1, description="Frames of the same field."),
+        Column(name="dtype", type=S, description="Number type of the pixels."),
+        Column(name="is_calibrated", type=B, description="Whether lengths can be measured in the image."),
+        *PIXEL_SIZES,
+        _known("technique", S, "Kind of microscopy."),
+        _known("imaging_mode", S, "Contrast or feedback."),
+        _known("sample_id", S, "Sample: all its images go to the same split."),
+        _known("material_formula", S, "Chemical formula."),
+        _known("phase", S, "Phase."),
+        LABEL_LATTICE,
+        _length("noise", F64, "Standard deviation of the noise, in values of the pixels.", "1"),
+        _length("snr", F64, "Standard deviation of the signal over that of the noise.", "1"),
+        _length("focus", F64, "Focus measure; higher is sharper.", "1"),
+        _length("astigmatism", F64, "Anisotropy of the power spectrum; 0 is none.", "1"),
+        _length("clipped_share", F64, "Share of pixels at the lowest or highest value of the range.", "1"),
+    ),
+)
+
+# Each owner makes the columns as wanted and enters the table in ALL together with its asset.
+FACETS = Table(
+    key="experiments/facets",
+    dimension="day",
+    description="Planes assigned to the spots of each micrograph's diffractogram, against reference phases.",
+    columns=(
+        DAY,
+        RECORD_ID,
+        Column(name="status", type=S, one_of=("decided", "undecided"), description="Whether one answer stands out."),
+        Column(name="reason", type=S, nullable=True, description="Why it is undecided."),
+        _known("phase", S, "Reference phase."),
+        _known("hkl", S, "Assigned plane, e.g. `311`."),
+        _known("d_nm", F64, "Measured d-spacing.", "nm"),
+        _known("d_uncertainty_nm", F64, "Its standard uncertainty.", "nm"),
+    ),
+)
+
+PARTICLES = Table(
+    key="experiments/particles",
+    dimension="day",
+    description="Particles found in each micrograph, with size and shape.",
+    columns=(
+        DAY,
+        RECORD_ID,
+        Column(name="particle", type=I32, minimum=0, description="Number within the image; from 1."),
+        _length("area_nm2", F64, "Projected area.", "nm²"),
+        _known("aspect_ratio", F64, "Major over minor axis."),
+        _known("circularity", F64, "4π·area / perimeter²."),
+        _known("solidity", F64, "Area over that of the convex hull."),
+        _known("shape_class", S, "Class of its shape, unsupervised."),
+    ),
+)
+
+FINDINGS = Table(
+    key="experiments/findings",
+    dimension="day",
+    description="What the present champions predict on each micrograph.",
+    columns=(
+        DAY,
+        RECORD_ID,
+        Column(name="task", type=S, one_of=TASKS, description="Learning task."),
+        Column(name="name", type=S, one_of=tuple(MODELS), description="Model."),
+        Column(name="model_id", type=S, description="Its checkpoint."),
+        Column(name="prediction_json", type=S, description="What it says, as JSON."),
+        Column(name="is_out_of_distribution", type=B, description="Whether the image is unlike its training images."),
+    ),
+)
+
+MATCHED_PAIRS = Table(
+    key="evaluation/matched_pairs",
+    description="Micrographs beside the simulated image of the same material at the same calibration, aligned.",
+    columns=(
+        RECORD_ID,
+        Column(name="material_id", type=S, description="Material of structures.materials."),
+        Column(name="similarity", type=F64, minimum=-1, maximum=1, description="Normalised cross-correlation."),
+        Column(name="blob", type=S, description="Folder of the page with the pair."),
+    ),
+)
+
+ALL = (INBOX, RECORDS, MICROGRAPHS)
