@@ -35,10 +35,11 @@ class Settings(BaseSettings):
 
     inbox: str | None = Field(
         default=None,
-        description="Where people drop files of microscopes: a folder, or s3://bucket/prefix; `inbox/files` of the root.",
+        description="Where people drop files: a folder, or s3://bucket/prefix; `inbox/files` of the root if None.",
     )
     inbox_ledger: Path | None = Field(
-        default=None, description="The inbox's book, a SQLite file on a local disk; `inbox/ledger.sqlite` of the root."
+        default=None,
+        description="The inbox's book, a SQLite file of this machine; `inbox/ledger.sqlite` of the root if None.",
     )
     inbox_rest_s: float = Field(default=60.0, ge=0, description="Time for which a file must rest before it is read.")
     inbox_claim_s: float = Field(
