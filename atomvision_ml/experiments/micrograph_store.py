@@ -1,8 +1,8 @@
 """Pixels of a micrograph as OME-Zarr 0.5: nothing lost, axes calibrated, readable by other people's programs.
 
-Belongs here: the group's layout, writing and reading. One array ``s0`` [y, x] or [frame, y, x] in the file's number type,
-chunks of at most 1024 × 1024 pixels under Zstandard. OME-Zarr knows neither intensity scales nor reciprocal lengths;
-both are in the attribute ``atomvision``.
+Belongs here: the group's layout, writing and reading. One array ``s0`` [y, x] or [frame, y, x] in the file's number
+type, chunks of at most 1024 × 1024 pixels under Zstandard. OME-Zarr knows neither intensity scales nor reciprocal
+lengths; both are in the attribute ``atomvision``.
 """
 
 from __future__ import annotations
