@@ -10,7 +10,6 @@ Two doors lead in:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from atomvision_ml.catalog.views import VIEWS
 from atomvision_ml.schemas.core import Column, Table
 from atomvision_ml.schemas.tables import TABLES
-from atomvision_ml.storage.blobs import fsync_path
+from atomvision_ml.storage.files import put_in_place
 from atomvision_ml.storage.keys import CATALOG_WAREHOUSE, view_name
 from atomvision_ml.storage.lake import Lake, NotPublishedError
 
@@ -63,9 +62,7 @@ def build_warehouse(lake: Lake) -> list[dict[str, Any]]:
     try:
         with duckdb.connect(aside) as connection:
             definitions = _create_views(connection, lambda table: _file_sql(lake, table))
-        fsync_path(aside)
-        os.replace(aside, path)
-        fsync_path(path.parent)
+        put_in_place(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     materialised = {key for key in TABLES if lake.exists(key)} | {CATALOG_WAREHOUSE}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from atomvision_ml.storage.files import replacing
 
 
 @contextmanager
@@ -16,10 +17,5 @@ def output_stream(out: Path | None) -> Iterator[BinaryIO]:
     if out is None:
         yield sys.stdout.buffer
         return
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as stream:
-            yield stream
-        os.replace(aside, out)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(out) as aside, aside.open("wb") as stream:
+        yield stream

@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from atomvision_ml.storage.files import write_whole
+
 SCHEMA_VERSION = "1.0"
 
 Technique = Literal["TEM", "HRTEM", "STEM", "STM", "SEM", "AFM", "DIFFRACTION", "OTHER"]
@@ -302,9 +304,7 @@ def write_sidecar(path: Path, values: Mapping[str, Any], known: Mapping[str, Any
         else:
             told = f" (header: {' '.join(str(known[name]).split())})" if known.get(name) is not None else ""
             lines.append(f"# {name}:  # {note}{told}")
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, ("\n".join(lines) + "\n").encode())
 
 
 def _note(name: str) -> str:

@@ -25,7 +25,8 @@ from atomvision_ml.images.atom_graphs import AtomGraphs, GraphParameters, build_
 from atomvision_ml.images.audits import AuditResult
 from atomvision_ml.images.columns import nearest_columns_angstrom
 from atomvision_ml.images.stem_set import StemSet
-from atomvision_ml.settings import settings
+from atomvision_ml.settings import cores
+from atomvision_ml.storage.files import replacing
 
 if TYPE_CHECKING:
     import zarr
@@ -175,7 +176,7 @@ def _workers() -> ThreadPoolExecutor:
     """One thread a core, each with torch on one thread."""
     import torch
 
-    count = settings().threads or os.cpu_count() or 1
+    count = cores()
     return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 
@@ -187,10 +188,8 @@ def _make_shard(work: Path, images: StemSet, shard: range, parameters: GraphPara
             graphs = AtomGraphs(**{field.name: stored[field.name] for field in _FIELDS})
     else:
         graphs = _graphs_of(images, shard, parameters)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with replacing(path) as aside, aside.open("wb") as file:
             np.savez(file, **{field.name: getattr(graphs, field.name) for field in _FIELDS})
-        os.replace(partial, path)
     return [_row(images, index, graphs[n]) for n, index in enumerate(shard)]
 
 

@@ -34,8 +34,9 @@ import pyarrow.parquet as pq
 from atomvision_ml.images.columns import Columns, atoms_in_view, column_mask, columns_in_view, columns_of, field_corners
 from atomvision_ml.images.stem import Projection, StemParameters, View, project, render_batch, torch_threads
 from atomvision_ml.schemas.tables.images import ATOM, COLUMN, STEM
-from atomvision_ml.settings import settings
+from atomvision_ml.settings import cores
 from atomvision_ml.storage.blobs import file_sha256
+from atomvision_ml.storage.files import replacing, write_whole
 
 if TYPE_CHECKING:
     import zarr
@@ -189,7 +190,7 @@ def _workers() -> ThreadPoolExecutor:
     import torch
 
     return ThreadPoolExecutor(
-        settings().threads or os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,)
+        cores(), initializer=torch.set_num_threads, initargs=(1,)
     )
 
 
@@ -216,7 +217,7 @@ class _Work:
             shutil.rmtree(self.folder, ignore_errors=True)
             shutil.rmtree(self.target, ignore_errors=True)
             (self.folder / "shards").mkdir(parents=True)
-            _write_atomically(manifest, json.dumps({"identity": identity}))
+            write_whole(manifest, json.dumps({"identity": identity}).encode())
         if self.target.is_dir():
             shutil.rmtree(self.zarr, ignore_errors=True)
             os.rename(self.target, self.zarr)
@@ -225,7 +226,7 @@ class _Work:
         """Delete all but the files of shards whose hashes still hold; the shards that remain to be made."""
         missing = [shard for shard in shards if not self._is_done(shard)]
         kept = {path for shard in shards if shard not in missing for path in self._files(shard)}
-        for path in [*self.zarr.rglob("*"), *(self.folder / "shards").glob("*.partial")]:
+        for path in [*self.zarr.rglob("*"), *(self.folder / "shards").glob("*.part")]:
             if path.is_file() and path not in kept:
                 path.unlink()
         return missing
@@ -250,22 +251,15 @@ class _Work:
 
     def note_done(self, shard: range, rows: pa.Table) -> None:
         """The pixels of the shard are written: add its rows, then, as the last act, the hashes."""
-        partial = self._rows(shard).with_suffix(".partial")
-        pq.write_table(rows, partial, compression="zstd")
-        os.replace(partial, self._rows(shard))
-        _write_atomically(self._note(shard), json.dumps(self._hashes(shard)))
+        with replacing(self._rows(shard)) as aside:
+            pq.write_table(rows, aside, compression="zstd")
+        write_whole(self._note(shard), json.dumps(self._hashes(shard)).encode())
 
     def finish(self, shards: Sequence[range]) -> pa.Table:
         """All shards are done: the group moves to its place; returns all rows."""
         os.rename(self.zarr, self.target)
         rows = [pq.read_table(self._rows(shard)) for shard in shards]
         return pa.concat_tables(rows).combine_chunks() if rows else _ROW_SCHEMA.empty_table()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _create_group(folder: Path, todo: Sequence[Subject], parameters: StemParameters, source: str) -> zarr.Group:

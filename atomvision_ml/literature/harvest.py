@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from atomvision_ml.literature import oai
 from atomvision_ml.literature.replies import DamagedReplyError, OutageError, Reply
 from atomvision_ml.literature.transport import Transport
+from atomvision_ml.storage.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def _read(state: _State, reply: Reply) -> tuple[Reply, oai.OaiPage]:
 def _after(state: _State, reply: Reply, page: oai.OaiPage, folder: Path) -> _State:
     """The page is kept first, then what is known after it: a crash between the two fetches the page once more."""
     number = state.n_pages + 1
-    _replace(page_path(folder, number), gzip.compress(reply.body, mtime=0))
+    write_whole(page_path(folder, number), gzip.compress(reply.body, mtime=0))
     token = page.token
     after = state.model_copy(
         update={
@@ -186,7 +186,7 @@ def _after(state: _State, reply: Reply, page: oai.OaiPage, folder: Path) -> _Sta
             "last_day": max([state.last_day, *(record.datestamp for record in page.records)]),
         }
     )
-    _replace(folder / "state.json", after.model_dump_json().encode())
+    write_whole(folder / "state.json", after.model_dump_json().encode())
     return after
 
 
@@ -202,9 +202,3 @@ def _resumed(folder: Path, parameters: HarvestParameters) -> _State:
     path.unlink(missing_ok=True)
     first = oai.list_url(parameters.base_url, parameters.set_name, parameters.since)
     return _State(parameters=parameters, next_url=first, last_day=parameters.since)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_suffix(path.suffix + ".part")
-    beside.write_bytes(content)
-    os.replace(beside, path)

@@ -19,6 +19,7 @@ from atomvision_ml.literature.image_decoder import VECTOR, BadImageError, ImageR
 from atomvision_ml.literature.replies import DamagedReplyError, OutageError, Reply, UnusableReplyError
 from atomvision_ml.literature.texts import Steady, is_settled, is_web_page
 from atomvision_ml.literature.transport import Transport, found_or_missing
+from atomvision_ml.storage.files import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,10 +109,7 @@ class ImageFetcher:
             return member_bytes(self._archives(archive), member)
         kept = self._folder / hashlib.sha256(url.encode()).hexdigest()
         if not kept.is_file():
-            content = self._fetched(url)
-            part = kept.with_suffix(".part")
-            part.write_bytes(content)
-            part.replace(kept)
+            write_whole(kept, self._fetched(url))
         return kept.read_bytes()
 
     def _fetched(self, url: str) -> bytes:

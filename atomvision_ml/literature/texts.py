@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from atomvision_ml.literature.archives import ArchiveError, read_source
 from atomvision_ml.literature.identifiers import ArxivId
 from atomvision_ml.literature.replies import DamagedReplyError, OutageError, Reply, UnusableReplyError
 from atomvision_ml.literature.transport import Transport, found_or_missing
+from atomvision_ml.storage.files import write_whole
 
 Row = dict[str, Any]
 Route = Literal["html", "tex"]
@@ -108,9 +108,7 @@ class TextFetcher:
         name = ArxivId(paper["arxiv_id"], paper["latest_version"])
         kept = self._folder / f"{str(name).replace('/', '_')}.json"
         if not kept.is_file():
-            part = kept.with_suffix(".part")
-            part.write_text(json.dumps(self._fetched(paper, name)), encoding="utf-8")
-            os.replace(part, kept)
+            write_whole(kept, json.dumps(self._fetched(paper, name)).encode())
         return {"month": paper["month"], **json.loads(kept.read_text(encoding="utf-8"))}
 
     def _fetched(self, paper: Row, name: ArxivId) -> Row:

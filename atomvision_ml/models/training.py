@@ -14,7 +14,6 @@ import itertools
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from atomvision_ml.storage.files import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -360,13 +361,12 @@ def _store(path: Path, identity: str, state: _State, players: Mapping[str, _Play
         for index, values in player.optimiser.state_dict()["state"].items():
             tensors |= {f"{name} optimiser.{index}.{key}": value.detach().cpu() for key, value in values.items()}
     about = {"epoch": state.epoch, "best_epoch": state.best_epoch, "history": state.history}
-    beside = path.with_suffix(".part")
-    save_file(
-        {key: value.contiguous().clone() for key, value in tensors.items()},
-        beside,
-        metadata={"identity": identity, "state": json.dumps(about)},
-    )
-    os.replace(beside, path)
+    with replacing(path) as aside:
+        save_file(
+            {key: value.contiguous().clone() for key, value in tensors.items()},
+            aside,
+            metadata={"identity": identity, "state": json.dumps(about)},
+        )
 
 
 def _resume(path: Path, identity: str, players: Mapping[str, _Player]) -> _State:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 from atomvision_ml.storage.errors import BlobMissingError, DamagedDataError
+from atomvision_ml.storage.files import fsync_path
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
@@ -61,15 +61,6 @@ def verify_tree(folder: Path, sha: str) -> None:
     found = tree_sha256(manifest(folder))
     if found != sha:
         raise DamagedDataError(f"{folder} has the content of blob {found}, not of {sha}")
-
-
-def fsync_path(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def settle_tree(source: Path, target: Path, staging: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from uuid import uuid4
 
 from atomvision_ml.storage.blobs import check_sha256, manifest, settle_tree, tree_sha256, verify_tree
 from atomvision_ml.storage.errors import BlobMissingError, NotPublishedError, PublicationRefusedError
+from atomvision_ml.storage.files import replacing
 
 if TYPE_CHECKING:
     from obstore import PutMode
@@ -79,9 +79,8 @@ class BucketObjects:
             if result.meta["e_tag"] != tag:
                 return self.fetch(path)
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(f".{uuid4().hex}.part")
-            part.write_bytes(result.bytes())
-            os.replace(part, file)
+            with replacing(file) as aside:
+                aside.write_bytes(result.bytes())
         return file
 
     def names(self, folder: str) -> list[str]:

@@ -24,13 +24,13 @@ import pyarrow.parquet as pq
 
 from atomvision_ml.schemas.core import ContractError
 from atomvision_ml.schemas.tables import table
-from atomvision_ml.storage.blobs import fsync_path
 from atomvision_ml.storage.errors import (
     BlobMissingError,
     DamagedDataError,
     NotPublishedError,
     PublicationRefusedError,
 )
+from atomvision_ml.storage.files import fsync_path
 from atomvision_ml.storage.keys import head_path
 from atomvision_ml.storage.objects import FolderObjects, Objects
 from atomvision_ml.storage.sweep import SweepReport, sweep

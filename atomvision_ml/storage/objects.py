@@ -12,8 +12,9 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from atomvision_ml.storage.blobs import check_sha256, fsync_path, is_sha256, manifest, settle_tree, tree_sha256
+from atomvision_ml.storage.blobs import check_sha256, is_sha256, manifest, settle_tree, tree_sha256
 from atomvision_ml.storage.errors import BlobMissingError, NotPublishedError, PublicationRefusedError
+from atomvision_ml.storage.files import fsync_path, put_in_place
 
 LOCK_TIMEOUT_S = 60.0
 """How long a publisher waits for another one to finish its last act, in seconds."""
@@ -127,14 +128,12 @@ class FolderObjects:
         )
 
     def write_small(self, path: str, text: str) -> None:
-        """Write aside, flush, ``os.replace``."""
+        """Write in ``scratch``, flush, ``os.replace``."""
         part = self._aside("small")
         part.write_text(text, encoding="utf-8")
-        fsync_path(part)
         target = self.local / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(part, target)
-        fsync_path(target.parent)
+        put_in_place(part, target)
 
     def read_small(self, path: str) -> str:
         """Read the file."""

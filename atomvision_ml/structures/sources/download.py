@@ -24,6 +24,7 @@ from urllib3 import Retry
 from urllib3.exceptions import HTTPError
 
 from atomvision_ml.storage.blobs import file_sha256
+from atomvision_ml.storage.files import write_whole
 from atomvision_ml.structures.record import Progress
 
 _CHUNK = 2**18
@@ -326,7 +327,7 @@ class _Transfer:
             content_type=part.content_type,
         )
         # The sidecar first: a crash between the two leaves a checksum that fits no file, and the file is fetched again.
-        _replace(_beside(self._target, "provenance.json"), json.dumps(provenance.model_dump(), indent=1).encode())
+        write_whole(_beside(self._target, "provenance.json"), json.dumps(provenance.model_dump(), indent=1).encode())
         os.replace(self._part_file, self._target)
         self._discard()
         return provenance
@@ -350,12 +351,6 @@ def _fault(path: Path) -> str | None:
     if not start:
         return "it is empty"
     return "it is a web page" if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")) else None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    new = path.with_name(path.name + ".new")
-    new.write_bytes(content)
-    os.replace(new, path)
 
 
 def _short(error: Exception) -> str:
