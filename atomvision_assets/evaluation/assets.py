@@ -101,7 +101,7 @@ def holdout(context: dg.AssetExecutionContext, store: Store, config: HoldoutConf
 
 @table_asset(
     EVALUATION_METRICS,
-    code_version="2",
+    code_version="3",
     kinds={"polars", "parquet"},
     deps=[*ANSWERS, *MODELS, EVALUATION_HOLDOUT],
     automation_condition=when_inputs_change(),
@@ -113,6 +113,7 @@ def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfi
     from atomvision_ml.evaluation.answers import by_task
     from atomvision_ml.evaluation.literature import literature_metric_rows
     from atomvision_ml.evaluation.metrics import metric_rows
+    from atomvision_ml.evaluation.vacancies import vacancy_metric_rows
 
     work = store.begin(context)
     items = work.scan(EVALUATION_HOLDOUT)
@@ -129,7 +130,7 @@ def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfi
             for table in given.values()
             for row in metric_rows(table, judged, size=size, seeds=seeds, parameters=parameters)
         ]
-        return Product(rows + literature_metric_rows(size))
+        return Product(rows + vacancy_metric_rows(size) + literature_metric_rows(size))
 
     return work.publish(make, parameters=parameters.model_dump())
 

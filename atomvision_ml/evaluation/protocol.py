@@ -89,11 +89,14 @@ PROTOCOLS: dict[str, Protocol] = {
             "localisation_rmse_angstrom",
             "localisation_bound_angstrom",
             "rmse_over_bound",
+            "number_exact",
         ),
+        shown_slices=("all", "vacancies_graphene", "vacancies_MoS2"),
         labels={
             "unmerged_detection_f1": "detection F1, atoms not put together",
             "localisation_bound_angstrom": "joint Cramér-Rao bound, Å",
             "rmse_over_bound": "RMSE over bound",
+            "number_exact": "number of missing atoms exact",
         },
     ),
     "super_resolution": Protocol(

@@ -1,30 +1,40 @@
 """How often the number of missing atoms is exact: graphene and MoS2 with 1 to 20 of them.
 
-Belongs here: the sheets and the figures. ``python -m atomvision_ml.evaluation.vacancies`` prints them. Atoms are
-removed at random or beside one already removed; the image has background, jitter of the scan lines, drift and Poisson
-counts. Sites less than 1 Å inside the border do not count.
+Belongs here: the sheets, simple ways to count, and the figures. ``python -m atomvision_ml.evaluation.vacancies`` prints
+them, ``evaluation/metrics`` has them in the task ``atoms``. Atoms are removed at random or beside one already removed;
+the image has background, jitter of the scan lines, drift and Poisson counts. Sites less than 1 Å inside the border do
+not count.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.evaluation.localisation import known_sheets
-from atomvision_ml.images.columns import atoms_in_view
+from atomvision_ml.images.atoms import laplacian_of_gaussian_atoms
+from atomvision_ml.images.columns import atoms_in_view, columns_of
 from atomvision_ml.images.detector import DetectorParameters, detect
 from atomvision_ml.images.stem import Projection, View, render_batch
+from atomvision_ml.literature.scoring import wilson
+from atomvision_ml.models.lattice_finder import NoLatticeError
 from atomvision_ml.models.training import stable_seed
-from atomvision_ml.models.vacancy_counter import count_vacancies
+from atomvision_ml.models.vacancy_counter import count_vacancies, counted_within, expected_sites
 
 Floats = NDArray[np.float64]
+Row = dict[str, Any]
 
 CASES = (("graphene", 300.0), ("graphene", 100.0), ("MoS2", 300.0), ("MoS2", 100.0))
+
+_IMAGES = {"demo": 2, "full": 200}
+"""Images of each case at each size of the graph; a count takes up to a second."""
 
 
 class VacancyParameters(BaseModel):
@@ -91,8 +101,99 @@ def damaged_sheet(
     return DamagedSheet(counts, atoms[gone])
 
 
+@dataclass(frozen=True)
+class Counter:
+    """A way to count missing atoms: its name, its role beside others, and the count of an image of a crystal."""
+
+    name: str
+    role: str
+    count: Callable[[NDArray[np.float32], Projection, VacancyParameters], int]
+
+
+def _joint_fit(image: NDArray[np.float32], crystal: Projection, chosen: VacancyParameters) -> int:
+    return count_vacancies(image, chosen.pixel_size_angstrom, crystal, border_angstrom=chosen.border_angstrom).total
+
+
+def brightness_of_sites(image: NDArray[np.float32], crystal: Projection, chosen: VacancyParameters) -> int:
+    """Baseline: the same expected sites, each weighed by how bright the smoothed image is there, without any fit.
+
+    From the darkest part of the image (0) to the median of the sites of its kind (1).
+    """
+    from scipy.ndimage import gaussian_filter
+
+    pixel, columns = chosen.pixel_size_angstrom, columns_of(crystal)
+    sites, kind = expected_sites(image, pixel, crystal)
+    smooth = gaussian_filter(image.astype(float), _SMOOTHING_ANGSTROM / pixel)
+    x, y = np.clip(np.rint(sites / pixel).astype(int), 0, np.array(image.shape)[::-1] - 1).T
+    heights = smooth[y, x] - float(np.quantile(smooth, _DARKEST))
+    typical = np.array([np.median(heights[kind == number]) for number in range(len(columns.weights))])
+    shares = heights / typical[kind]
+    return counted_within(image.shape, pixel, chosen.border_angstrom, sites, shares, columns.n_atoms[kind]).total
+
+
+def columns_short(image: NDArray[np.float32], crystal: Projection, chosen: VacancyParameters) -> int:
+    """Baseline: as many columns as the crystal has on such an area, less the maxima of the Laplacian of Gaussian."""
+    pixel, border = chosen.pixel_size_angstrom, chosen.border_angstrom
+    found = laplacian_of_gaussian_atoms(image, pixel, relative_threshold=_LEAST_RESPONSE)[:, :2]
+    edge = (np.array(image.shape)[::-1] - 1) * pixel
+    seen = int(np.all((found >= border) & (found <= edge - border), axis=1).sum())
+    cells = float(np.prod(edge - 2 * border)) / abs(float(np.linalg.det(crystal.periods_angstrom)))
+    return round(cells * len(columns_of(crystal).weights)) - seen
+
+
+def middle_number(image: NDArray[np.float32], crystal: Projection, chosen: VacancyParameters) -> int:
+    """Baseline: as many as there are on average, whatever the image."""
+    return (1 + chosen.maximum_missing) // 2
+
+
+COUNTERS = (
+    Counter("vacancy_counter", "classical", _joint_fit),
+    Counter("brightness_of_sites", "classical", brightness_of_sites),
+    Counter("laplacian_of_gaussian", "classical", columns_short),
+    Counter("middle_number", "trivial", middle_number),
+)
+_SMOOTHING_ANGSTROM = 0.25
+_DARKEST = 0.02
+_LEAST_RESPONSE = 0.1
+
+
+def vacancy_metric_rows(size: str, parameters: VacancyParameters | None = None) -> list[Row]:
+    """Shares of images whose number of missing atoms is exact, with 95 % Wilson intervals.
+
+    Args:
+        size: ``demo``, or ``full`` with 200 images of each case.
+        parameters: of damage and exposure.
+
+    Returns:
+        Rows of ``evaluation/metrics`` of the task ``atoms``, slices ``vacancies_<crystal>|<dose>``.
+    """
+    rows = []
+    for name, dose in CASES:
+        right = {counter.name: 0 for counter in COUNTERS}
+        for sheet, crystal, chosen in sheets_of(name, dose, _IMAGES[size], parameters):
+            for counter in COUNTERS:
+                right[counter.name] += _is_exact(counter, sheet, crystal, chosen)
+        where = {"size": size, "seed": 0, "slice": f"vacancies_{name}|{dose:g}", "metric": "number_exact"}
+        for counter in COUNTERS:
+            about = {"task": "atoms", "model": counter.name, "model_id": counter.name, "role": counter.role}
+            rows.append({**about, **where, **wilson(right[counter.name], _IMAGES[size])})
+    return rows
+
+
+def _is_exact(counter: Counter, sheet: DamagedSheet, crystal: Projection, chosen: VacancyParameters) -> bool:
+    """An image in which no lattice is found, or that of another crystal, is counted wrong."""
+    try:
+        return counter.count(sheet.image, crystal, chosen) == sheet.n_missing
+    except (NoLatticeError, ValueError):
+        return False
+
+
 def errors_of_count(
-    name: str, mean_detected_e_per_a2: float, n_images: int, parameters: VacancyParameters | None = None
+    name: str,
+    mean_detected_e_per_a2: float,
+    n_images: int,
+    parameters: VacancyParameters | None = None,
+    counter: Counter = COUNTERS[0],
 ) -> Iterator[int]:
     """Counted minus true number of missing atoms, image by image.
 
@@ -101,15 +202,20 @@ def errors_of_count(
         mean_detected_e_per_a2: dose.
         n_images: as many.
         parameters: of damage and exposure.
+        counter: how to count.
     """
+    for sheet, crystal, chosen in sheets_of(name, mean_detected_e_per_a2, n_images, parameters):
+        yield counter.count(sheet.image, crystal, chosen) - sheet.n_missing
+
+
+def sheets_of(
+    name: str, mean_detected_e_per_a2: float, n_images: int, parameters: VacancyParameters | None = None
+) -> Iterator[tuple[DamagedSheet, Projection, VacancyParameters]]:
+    """The damaged sheets of a case, with their crystal and parameters; each depends on its number alone."""
     crystal, chosen = known_sheets()[name], parameters or VacancyParameters()
     for number in range(n_images):
         random = np.random.default_rng(stable_seed("vacancies", name, mean_detected_e_per_a2, number))
-        sheet = damaged_sheet(crystal, mean_detected_e_per_a2, random, chosen)
-        count = count_vacancies(
-            sheet.image, chosen.pixel_size_angstrom, crystal, border_angstrom=chosen.border_angstrom
-        )
-        yield count.total - sheet.n_missing
+        yield damaged_sheet(crystal, mean_detected_e_per_a2, random, chosen), crystal, chosen
 
 
 def _removed(atoms: Floats, count: int, touching_share: float, random: np.random.Generator) -> list[int]:
@@ -132,10 +238,11 @@ def _main() -> None:
     parser.add_argument("--images", type=int, default=200, help="images of each case")
     arguments = parser.parse_args()
     with torch_threads(1):
-        for name, dose in CASES:
-            errors = np.array(list(errors_of_count(name, dose, arguments.images)))
+        for (name, dose), counter in product(CASES, COUNTERS):
+            errors = np.array(list(errors_of_count(name, dose, arguments.images, counter=counter)))
             share, worst = np.mean(errors == 0), np.abs(errors).max()
-            print(f"{name} {dose:g} e/Å²: exact in {share:.1%} of {len(errors)} images, worst error {worst}")
+            case = f"{name} {dose:g} e/Å², {counter.name}"
+            print(f"{case}: exact in {share:.1%} of {len(errors)} images, worst error {worst}", flush=True)
 
 
 if __name__ == "__main__":

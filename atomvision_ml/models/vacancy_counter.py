@@ -73,9 +73,7 @@ def count_vacancies(
     values = np.asarray(image, float)
     pixel = pixel_size_angstrom
     columns = columns_of(crystal)
-    periods = find_lattice(values, pixel).lattice_vectors_angstrom
-    turned, origin = _laid_over(values, pixel, crystal, periods)
-    sites, kind = _sites(columns, crystal.periods_angstrom, turned, origin, values.shape, pixel)
+    sites, kind = expected_sites(values, pixel, crystal)
     known = AtomFitParameters(sigma_angstrom=sigma_angstrom)
     few = AtomFitParameters(sigma_angstrom=sigma_angstrom, iterations=_ITERATIONS)
     for _ in range(2):
@@ -84,9 +82,38 @@ def count_vacancies(
         fitted = fit_atoms(values, pixel, sites[present], few)
         sites = _aligned(sites, present, fitted.positions_angstrom)
     shares = _shares(fit_intensities(values, pixel, sites, known).intensities, kind)
-    edge = (np.array(values.shape)[::-1] - 1) * pixel - border_angstrom
+    return counted_within(values.shape, pixel, border_angstrom, sites, shares, columns.n_atoms[kind])
+
+
+def expected_sites(
+    image: ArrayLike, pixel_size_angstrom: float, crystal: Projection
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Where a known crystal should have its columns, by its lattice and its Fourier coefficients alone.
+
+    Args and errors as :func:`count_vacancies`.
+
+    Returns:
+        (n, 2) sites in the field and up to 1 Å outside, Å from the centre of pixel [0, 0], and (n,) which column of
+        the cell each is, as :func:`atomvision_ml.images.columns.columns_of` orders them.
+    """
+    values, pixel = np.asarray(image, float), pixel_size_angstrom
+    periods = find_lattice(values, pixel).lattice_vectors_angstrom
+    turned, origin = _laid_over(values, pixel, crystal, periods)
+    return _sites(columns_of(crystal), crystal.periods_angstrom, turned, origin, values.shape, pixel)
+
+
+def counted_within(
+    shape: tuple[int, ...],
+    pixel_size_angstrom: float,
+    border_angstrom: float,
+    sites: Floats,
+    shares: Floats,
+    n_atoms: NDArray[np.int64],
+) -> VacancyCount:
+    """The sites inside the border of an image [y, x], their shares rounded to whole atoms of ``n_atoms`` (n,)."""
+    edge = (np.array(shape)[::-1] - 1) * pixel_size_angstrom - border_angstrom
     inner = np.all((sites >= border_angstrom) & (sites <= edge), axis=1)
-    full = columns.n_atoms[kind[inner]]
+    full = n_atoms[inner]
     missing = np.clip(np.rint((1 - shares[inner]) * full), 0, full).astype(np.int64)
     return VacancyCount(sites[inner], missing, shares[inner])
 

@@ -111,13 +111,15 @@ def build_gallery(
 
 
 def result_tables(metrics: pl.DataFrame, task: str) -> list[Row]:
-    """For each slice one table: models as rows, metrics as columns, values with their intervals."""
-    names, which = PROTOCOLS[task].shown_metrics, PROTOCOLS[task].shown_slices
-    own = metrics.filter((pl.col("task") == task) & pl.col("metric").is_in(names))
+    """For each slice one table: models as rows, its metrics as columns, values with their intervals."""
+    which = PROTOCOLS[task].shown_slices
+    own = metrics.filter((pl.col("task") == task) & pl.col("metric").is_in(PROTOCOLS[task].shown_metrics))
     slices = [name for name in own["slice"].unique() if name.partition("|")[0] in which]
     tables = []
     for name in sorted(slices, key=lambda name: (which.index(name.partition("|")[0]), _dose_order(name))):
         part = own.filter(pl.col("slice") == name)
+        present = set(part["metric"])
+        names = tuple(metric for metric in PROTOCOLS[task].shown_metrics if metric in present)
         tables.append(
             {
                 "slice": name.partition("|")[0],
