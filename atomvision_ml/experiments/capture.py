@@ -30,8 +30,8 @@ from atomvision_ml.experiments.record import (
 )
 from atomvision_ml.experiments.units import UnitError, convert
 from atomvision_ml.experiments.worker import FileReader, FileReading, RejectedError, check_unchanged, identity
+from atomvision_ml.storage.blobs import file_sha256
 
-_CHUNK_BYTES = 2**20
 _LONGEST_NAME = 255
 
 
@@ -126,15 +126,6 @@ def unfit_because(pixels: np.ndarray, rules: CaptureRules) -> str | None:
     if n_bad > rules.maximum_not_finite * pixels.size:
         return f"{n_bad} of {pixels.size} pixels are not finite"
     return f"all pixels have the value {low:g}" if low >= high else None
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in chunks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def pixel_sha256(pixels: np.ndarray) -> str:
