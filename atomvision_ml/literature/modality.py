@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.literature.captions import CaptionParts, PanelText
 from atomvision_ml.literature.panel_labels import references
 from atomvision_ml.literature.word_finder import WordFinder
-
-Modality = Literal["STM", "STEM", "HRTEM", "TEM", "SEM", "AFM", "diffraction", "plot", "schematic", "other"]
+from atomvision_ml.schemas.vocabulary import Modality
 
 MICROSCOPY: tuple[Modality, ...] = ("STM", "STEM", "HRTEM", "TEM")
 """What the corpus is about."""

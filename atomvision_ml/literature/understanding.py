@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.literature.captions import CaptionParts, PanelText, distribute
 from atomvision_ml.literature.chemistry import Mention, constituents_of, find_materials
-from atomvision_ml.literature.modality import Modality, is_relevant_figure, panel_modalities
+from atomvision_ml.literature.modality import is_relevant_figure, panel_modalities
 from atomvision_ml.literature.scale_statements import ScaleBar, scale_bars_of
+from atomvision_ml.schemas.vocabulary import Modality
 
 _AND = re.compile(r"(?<!\bbetween)(?:,\s(?:and\s)?|\sand\s)")
 

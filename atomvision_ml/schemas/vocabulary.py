@@ -1,7 +1,12 @@
 """Words that more than one room uses, each list written once."""
 
+from typing import Literal, get_args
+
 SOURCES = ("prototypes", "jarvis_dft_2d", "c2db", "twodmatpedia")
 """The structure databases; the partitions of the structure and image assets."""
+
+EXPERIMENTS = "experiments"
+"""Source of the items of training sets and hold-outs that microscopes have taken."""
 
 BRAVAIS_LATTICES = ("hexagonal", "square", "rectangular", "rhombic", "oblique")
 """The five 2D Bravais lattices, in the order of the published class numbers 0 to 4 (AtomVision, Fig. 6)."""
@@ -39,3 +44,8 @@ FIRST_DAY = "2024-01-01"
 
 FIRST_MONTH = "1991-08"
 """Month in which arXiv began; the first partition of the monthly tables of the literature."""
+
+Modality = Literal["STM", "STEM", "HRTEM", "TEM", "SEM", "AFM", "diffraction", "plot", "schematic", "other"]
+"""What a panel of a figure can show."""
+
+MODALITIES: tuple[Modality, ...] = get_args(Modality)

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.literature.double.plates import NM, PanelDrawing, PlateStyle
-from atomvision_ml.schemas.tables.literature import MODALITIES
+from atomvision_ml.schemas.vocabulary import MODALITIES
 
 ROLES = ("sample", "substrate", "tip", "support")
 

@@ -4,12 +4,10 @@ import pyarrow as pa
 
 from atomvision_ml.schemas.core import STRINGS, Column, Table
 from atomvision_ml.schemas.tables.structures import REASON, STATUS
+from atomvision_ml.schemas.vocabulary import MODALITIES
 
 S, I32, I64, F64, B = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
 AT = pa.timestamp("us", tz="UTC")
-
-MODALITIES = ("STM", "STEM", "HRTEM", "TEM", "SEM", "AFM", "diffraction", "plot", "schematic", "other")
-"""What a panel can show."""
 
 MONTH = Column(name="month", type=S, description="Month of the paper's first version, `YYYY-MM` (UTC).")
 ARXIV_ID = Column(name="arxiv_id", type=S, description="arXiv identifier without version.")

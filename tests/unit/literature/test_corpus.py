@@ -24,7 +24,7 @@ from atomvision_ml.literature.licences import permission
 from atomvision_ml.literature.replies import Reply
 from atomvision_ml.literature.scoring import tally
 from atomvision_ml.literature.understanding import understand
-from atomvision_ml.schemas.tables.literature import MODALITIES
+from atomvision_ml.schemas.vocabulary import MODALITIES
 from atomvision_ml.structures.prototypes import prototype_rows
 
 SLUGS = sorted(folder.name for folder in CORPUS.iterdir())
