@@ -30,6 +30,7 @@ from atomvision_ml.structures.lattice import reduce_cell
 from atomvision_ml.structures.prototypes import prototype_rows
 from atomvision_ml.structures.slabs import NotASlabError, normalise_slab
 from atomvision_ml.structures.sources.read import read_source
+from atomvision_ml.timing import best_s
 
 if TYPE_CHECKING:
     import ase
@@ -133,13 +134,13 @@ def _against_peer(
 ) -> Iterator[Row]:
     peer = _peer(pixel_size)
     ours, exact = (
-        np.array([_best_s(partial(_single, a, pixel_size, precision), _REPEATS) for a in _distinct(structures)])
+        np.array([best_s(partial(_single, a, pixel_size, precision), _REPEATS) for a in _distinct(structures)])
         for precision in PRECISIONS
     )
-    theirs = np.array([_best_s(peer(a), _REPEATS) for a in _distinct(structures)])
+    theirs = np.array([best_s(peer(a), _REPEATS) for a in _distinct(structures)])
     random = np.random.default_rng(seed)
     poses = [View(pixel_size, SIZE_PX, random.uniform(0, 360), tuple(random.uniform(0, 5, 2))) for _ in range(BATCH)]
-    batches = [_best_s(partial(_batch, [a] * BATCH, poses), _BATCH_REPEATS) for a in _distinct(structures)]
+    batches = [best_s(partial(_batch, [a] * BATCH, poses), _BATCH_REPEATS) for a in _distinct(structures)]
     batched = np.array(batches) / BATCH
     common = {"structures": name, "pixel_size_angstrom": pixel_size, "peer_ms": 1e3 * float(np.median(theirs))}
     is_aimed_at = pixel_size == PIXEL_SIZES_ANGSTROM[0]
@@ -165,7 +166,7 @@ def _against_peer(
     }
     if len(batched) > 1:
         distinct = _distinct(structures)
-        mixed = _best_s(partial(_batch, distinct, [poses[n % BATCH] for n in range(len(distinct))]), _REPEATS)
+        mixed = best_s(partial(_batch, distinct, [poses[n % BATCH] for n in range(len(distinct))]), _REPEATS)
         yield {
             "benchmark": "stem_mixed_batch",
             **common,
@@ -201,17 +202,6 @@ def _peer(pixel_size: float) -> Callable[[ase.Atoms], Callable[[], Any]]:
         return lambda: simulation.simulate_surface(converted, px_scale=pixel_size, rot=10.0)
 
     return call
-
-
-def _best_s(call: Callable[[], Any], repeats: int) -> float:
-    """Shortest processor time of some calls: what other programs add to it is never negative."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return min(times)
 
 
 def _whole_set(slabs: pl.DataFrame) -> Row:

@@ -11,7 +11,7 @@ import re
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from atomvision_ml.literature.replies import Reply
 from atomvision_ml.literature.scoring import read_labelled
 from atomvision_ml.literature.understanding import captions_per_second, understand
 from atomvision_ml.storage.lake import Lake
+from atomvision_ml.timing import best_s
 
 Row = dict[str, Any]
 
@@ -57,7 +58,7 @@ def literature_benchmark_rows(*, n_pages: int = 12, n_records: Sequence[int] = N
     yield _captions_row("captions_understood", f"{len(captions)} captions", captions_per_second(captions, _REPEATS))
     pages = benchmark_pages(n_pages)
     nodes = [node for page in pages for node in html.document_fromstring(page.body.decode()).iter("figcaption")]
-    from_nodes = len(nodes) / _best_s(lambda: [understand(caption_text(node)) for node in nodes])
+    from_nodes = len(nodes) / best_s(lambda: [understand(caption_text(node)) for node in nodes], _REPEATS)
     yield _captions_row("captions_from_nodes", f"{len(nodes)} caption nodes", from_nodes)
     yield _pages_row(pages)
     for count in n_records:
@@ -97,8 +98,8 @@ def _captions_row(name: str, what: str, per_second: float) -> Row:
 
 
 def _pages_row(pages: Sequence[Reply]) -> Row:
-    ours = _best_s(lambda: [parse_figures(page) for page in pages])
-    theirs = _best_s(lambda: [soup_captions(page) for page in pages], repeats=2)
+    ours = best_s(lambda: [parse_figures(page) for page in pages], _REPEATS)
+    theirs = best_s(lambda: [soup_captions(page) for page in pages], repeats=2)
     return {
         "benchmark": "html_pages",
         "structures": f"{len(pages)} pages of {PAGE_BYTES // 1000} kB",
@@ -108,16 +109,6 @@ def _pages_row(pages: Sequence[Reply]) -> Row:
         "items_per_s": len(pages) / ours,
         "mb_per_s": sum(len(page.body) for page in pages) / ours / 1e6,
     }
-
-
-def _best_s(call: Callable[[], Any], repeats: int = _REPEATS) -> float:
-    """Shortest processor time of some calls: what other programs add to it is never negative."""
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return min(times)
 
 
 def _harvest_row(count: int) -> Row:

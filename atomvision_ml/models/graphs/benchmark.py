@@ -7,8 +7,7 @@ intensities of the blobs by region, a k-d tree, and a NetworkX graph. Its conver
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from atomvision_ml.images.stem import View, project, render_batch, torch_threads
 from atomvision_ml.models.graphs.ops import has_dgl
 from atomvision_ml.models.graphs.parts import bond_part, repeat_part
 from atomvision_ml.models.lattice_graph import GraphBatch, LatticeGraphParameters, build_network
+from atomvision_ml.timing import best_s
 
 Row = dict[str, Any]
 Images = NDArray[np.float32]
@@ -51,12 +51,10 @@ def graph_benchmark_rows(sources: Path | None, *, n_structures: int = 60, seed: 
     chosen = slabs.sample(min(n_structures, len(slabs), _MOST_IMAGES), seed=seed, shuffle=True)
     with torch_threads(1):
         images = _images(chosen, seed)
-        peer_s = sum(_best_s(partial(published_graph, image), 1) for image in images)
+        peer_s = sum(best_s(partial(published_graph, image), 1) for image in images)
         common = {"structures": f"{len(images)} random", "pixel_size_angstrom": PIXEL_ANGSTROM}
         for name, repeats in (("atom_graphs", GraphParameters().n_repeats), ("atom_graphs_bonds_only", 0)):
-            ours_s = _best_s(
-                partial(build_graphs, images, PIXEL_ANGSTROM, GraphParameters(n_repeats=repeats)), _REPEATS
-            )
+            ours_s = best_s(partial(build_graphs, images, PIXEL_ANGSTROM, GraphParameters(n_repeats=repeats)), _REPEATS)
             yield {
                 "benchmark": name,
                 **common,
@@ -116,7 +114,7 @@ def _training(graphs: AtomGraphs, seed: int) -> Iterator[Row]:
     )
     speeds: dict[str, float] = {}
     for backend in ("torch", "dgl") if has_dgl() else ("torch",):
-        seconds = _best_s(_step(LatticeGraphParameters(backend=backend), batch), _REPEATS)
+        seconds = best_s(_step(LatticeGraphParameters(backend=backend), batch), _REPEATS)
         speeds[backend] = len(batch.bonds) / seconds
         yield {
             "benchmark": "lattice_graph_training",
@@ -140,15 +138,3 @@ def _step(parameters: LatticeGraphParameters, batch: GraphBatch) -> Callable[[],
         optimiser.step()
 
     return step
-
-
-def _best_s(call: Callable[[], Any], repeats: int) -> float:
-    """Shortest processor time of some calls, the first of several being left out."""
-    times: Sequence[float] = [_time_s(call) for _ in range(repeats + (repeats > 1))]
-    return min(times[1:] or times)
-
-
-def _time_s(call: Callable[[], Any]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
