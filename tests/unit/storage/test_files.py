@@ -22,12 +22,17 @@ def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
     assert names(tmp_path) == [path.name]
 
 
+def break_off(path: Path) -> None:
+    with replacing(path) as aside:
+        aside.write_bytes(b"half")
+        raise ValueError("broken off")
+
+
 def test_an_error_leaves_the_former_file(tmp_path: Path) -> None:
     path = tmp_path / "page"
     write_whole(path, b"former")
-    with pytest.raises(ValueError, match="broken off"), replacing(path) as aside:
-        aside.write_bytes(b"half")
-        raise ValueError("broken off")
+    with pytest.raises(ValueError, match="broken off"):
+        break_off(path)
     assert path.read_bytes() == b"former"
     assert names(tmp_path) == ["page"]
 
