@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from atomvision_assets.automation import when_inputs_change
-from atomvision_assets.declare import asset_key_of, external_table, table_asset
+from atomvision_assets.declare import external_table, table_asset
 from atomvision_assets.failures import PermanentFailure
 from atomvision_assets.literature import checks
 from atomvision_assets.literature.arxiv import POOL, Arxiv
@@ -67,13 +67,13 @@ def harvest(context: dg.AssetExecutionContext, store: Store, arxiv: Arxiv) -> dg
         with arxiv.transport(work.lake) as transport:
             found = harvest(transport, asked, scratch / "pages", work.progress)
         months = update_papers(work.lake, found.records(), scratch / "months", may_publish=work.may_publish)
-        _report_papers(work)
+        work.report_published(LITERATURE_PAPERS)
         known = work.lake.scan(LITERATURE_PAPERS).select("month", "arxiv_id", "licence").collect()
         row = {
             "set_name": arxiv.set_name,
             "base_url": arxiv.oai_url,
             "watermark": found.watermark,
-            "n_records": sum(1 for _ in found.records()),
+            "n_records": found.n_records,
             "n_papers": known.height,
             "touched_months": months,
         }
@@ -117,27 +117,6 @@ def _kept_pages(work: Work, pages: Path) -> str:
     blob = work.lake.put_blob(copied)
     work.lake.pin(f"literature-harvest-{blob[:16]}", [blob])
     return blob
-
-
-def _report_papers(work: Work) -> None:
-    """Report every month whose published version this instance does not know: also those of a run that was killed."""
-    key = asset_key_of(LITERATURE_PAPERS)
-    for month in work.lake.partitions(LITERATURE_PAPERS):
-        facts = work.lake.facts(LITERATURE_PAPERS, month)
-        records = work.context.instance.fetch_materializations(
-            dg.AssetRecordsFilter(key, asset_partitions=[month]), limit=1
-        ).records
-        event = records[0].asset_materialization if records else None
-        if event is not None and (event.tags or {}).get("dagster/data_version") == facts.data_version:
-            continue
-        work.context.instance.report_runless_asset_event(
-            dg.AssetMaterialization(
-                key,
-                partition=month,
-                metadata={"dagster/row_count": facts.n_rows, "content_sha256": facts.content_sha256},
-                tags={"dagster/data_version": facts.data_version, "dagster/code_version": facts.code_version},
-            )
-        )
 
 
 @table_asset(

@@ -55,6 +55,7 @@ class _State(BaseModel):
 
     parameters: HarvestParameters
     n_pages: int = 0
+    n_records: int = 0
     next_url: str | None
     began_at: datetime | None = None
     last_day: date
@@ -68,12 +69,14 @@ class Harvest:
     Attributes:
         folder: with the raw pages, ``000001.xml.gz`` and so on.
         n_pages: how many.
+        n_records: on all of them.
         watermark: newest datestamp of a record, at most the day on which the server began to answer; without any
             record it stays where it was.
     """
 
     folder: Path
     n_pages: int
+    n_records: int
     watermark: date
 
     def records(self) -> Iterator[oai.OaiRecord]:
@@ -105,7 +108,7 @@ def harvest(
         if state.next_url is None:
             began = state.began_at or datetime.now(UTC)
             watermark = max(min(state.last_day, began.date()), parameters.watermark or oai.EARLIEST_DAY)
-            return Harvest(folder, state.n_pages, watermark)
+            return Harvest(folder, state.n_pages, state.n_records, watermark)
     raise OutageError(f"{state.next_url}: in {_MAXIMUM_LISTS} lists tokens did not last or records kept moving")
 
 
@@ -116,13 +119,11 @@ def page_path(folder: Path, number: int) -> Path:
 
 def _listed(transport: Transport, state: _State, folder: Path, progress: Progress) -> _State:
     """Read a list to its end; the state then has the list to go on with, if another one is needed."""
-    n_records = 0
     try:
         while state.next_url is not None:
             reply, page = transport.get(state.next_url, partial(_read, state))
             state = _after(state, reply, page, folder)
-            n_records += len(page.records)
-            progress(n_records, None)
+            progress(state.n_records, None)
     except oai.ExpiredTokenError as error:
         log.warning("%s; going on from %s", error, state.last_day)
         return _anew(state, state.last_day, state.first_page)
@@ -181,6 +182,7 @@ def _after(state: _State, reply: Reply, page: oai.OaiPage, folder: Path) -> _Sta
     after = state.model_copy(
         update={
             "n_pages": number,
+            "n_records": state.n_records + len(page.records),
             "next_url": None if token is None else oai.next_url(state.parameters.base_url, token),
             "began_at": state.began_at or page.responded_at,
             "last_day": max([state.last_day, *(record.datestamp for record in page.records)]),

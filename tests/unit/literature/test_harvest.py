@@ -109,6 +109,7 @@ def harvested(archive: Archive, folder: Path, **changes: Any) -> list[tuple[str,
     with transport(folder) as way:
         found = harvest(way, HarvestParameters(base_url=archive.url, **changes), folder / "pages")
     assert found.watermark == DAYS[-1]
+    assert found.n_records == len(list(found.records()))
     return [(record.arxiv_id, record.datestamp) for record in found.records()]
 
 
