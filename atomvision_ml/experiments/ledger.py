@@ -1,10 +1,11 @@
 """The inbox's book: which files came, which are complete, which are being read, and what became of each.
 
-Belongs here: pure functions from a ledger and what was seen to the next ledger. Whoever watches a folder or a bucket
-lists it, calls :func:`observe` and :func:`plan`, stores the ledger, and starts a run a batch; the run reads the files
-and its outcomes go through :func:`settle`. Every function may be called again with the same arguments: after a crash at
-any point the same step gives the same ledger. A file is known by its place and stamp until it is read, then by its
-content: the same bytes are taken once, wherever and however often they come.
+Belongs here: pure functions from a ledger and what was seen to the next ledger. :mod:`.ledger_store` keeps the ledger:
+whoever watches a folder or a bucket lists it and goes through :func:`observe` and :func:`plan`; a run is started for
+each batch, tells of each file that it :func:`begin` s to read it, and its outcome goes through :func:`settle`. Every
+function may be called again with the same arguments: after a crash at any point the same step gives the same ledger. A
+file is known by its place and stamp until it is read, then by its content: the same bytes are taken once, wherever and
+however often they come.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from posixpath import basename, dirname, join
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,7 +39,11 @@ class InboxRules(BaseModel):
     maximum_new: int = Field(default=500, ge=1, description="Files entered or changed per tick; the rest wait.")
     batch_size: int = Field(default=100, ge=1, description="Files of one run.")
     maximum_batches: int = Field(default=5, ge=1, description="Runs started per tick.")
+    maximum_open: int = Field(default=10, ge=1, description="Runs that wait or work at a time.")
     claim_s: float = Field(default=3600.0, gt=0, description="Time after which a run's files are offered again.")
+    pause_s: float = Field(
+        default=60.0, ge=0, description="The same time after a run that is known to have ended; fourfold at each claim."
+    )
     maximum_attempts: int = Field(default=3, ge=1, description="Runs that may die of a file before it is rejected.")
 
 
@@ -47,11 +53,13 @@ class Stamp:
 
     Attributes:
         size_bytes: its size.
-        mark: inode and time of change in ns for a folder, version or ETag for a bucket.
+        mark: inode and time of change in ns for a folder, ETag for a bucket.
+        companions: digest of the stamps of what is read with it: its sidecar, and the series of an ``.emi``.
     """
 
     size_bytes: int
     mark: str
+    companions: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,10 @@ class Entry:
         sha256: of its content, once read.
         duplicate_of: place of the file with the same content that came first.
         is_present: whether the newest listing holds it.
-        attempts: runs that claimed this content.
+        claims: runs that claimed this content.
+        attempts: runs that began to read it, since it was last settled.
+        day: UTC day of the first claim of this content.
+        batch: key of the batch that claims it.
         claimed_until_s: end of the claim.
         reason: why it was rejected.
         earlier: accepted contents that this place held before, oldest first.
@@ -77,7 +88,10 @@ class Entry:
     sha256: str | None = None
     duplicate_of: str | None = None
     is_present: bool = True
+    claims: int = 0
     attempts: int = 0
+    day: str = ""
+    batch: str = ""
     claimed_until_s: float = 0.0
     reason: str = ""
     earlier: tuple[str, ...] = ()
@@ -91,11 +105,13 @@ class Batch:
     """Files of one run.
 
     Attributes:
-        key: the same for the same files and attempts: a scheduler that keeps keys starts it once.
+        key: the same for the same files and claims: a scheduler that keeps keys starts it once.
+        day: UTC day of the first claim of these files, ``YYYY-MM-DD``; what is new in them is filed under it.
         files: place and stamp of each.
     """
 
     key: str
+    day: str
     files: tuple[tuple[str, Stamp], ...]
 
 
@@ -108,12 +124,15 @@ class Outcome:
         stamp: that the run was given; an outcome for another content is stale.
         sha256: of the bytes that were read; None if they could not be.
         reason: why it is rejected; empty if it is accepted.
+        rows: facts of each image that was read, as JSON values with at least ``record_id``, ``pixel_sha256`` and
+            ``signal_index``; of a rejected file one mapping at most. The same for the same bytes and companions.
     """
 
     place: str
     stamp: Stamp
     sha256: str | None
     reason: str = ""
+    rows: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
 
 
 def is_candidate(place: str) -> bool:
@@ -122,12 +141,43 @@ def is_candidate(place: str) -> bool:
     return bool(name) and "\0" not in place and not _UNFINISHED.search(name) and not name.endswith(SIDECAR_SUFFIX)
 
 
+def is_beside(place: str, file: str) -> bool:
+    """Whether a place is a file itself or one of its companions: its sidecar, the series of an ``.emi``."""
+    if place in (file, file + SIDECAR_SUFFIX):
+        return True
+    series = _SERIES.match(basename(place))
+    stem = file[:-4] if file.lower().endswith(".emi") else None
+    return series is not None and join(dirname(place), series["stem"]) == stem
+
+
+def with_companions(listing: Mapping[str, Stamp]) -> dict[str, Stamp]:
+    """The files of a listing, each stamped with its companions; what is no file to be read is left out."""
+    series: dict[str, list[str]] = {}
+    for place in listing:
+        if (found := _SERIES.match(basename(place))) is not None:
+            series.setdefault(join(dirname(place), found["stem"]), []).append(place)
+    files = {}
+    for place, stamp in listing.items():
+        if is_candidate(place):
+            beside = series.get(place[:-4], []) if place.lower().endswith(".emi") else []
+            companions = [one for one in (*beside, place + SIDECAR_SUFFIX) if one in listing]
+            files[place] = replace(stamp, companions=_digest({one: listing[one] for one in companions}))
+    return files
+
+
+def _digest(companions: Mapping[str, Stamp]) -> str:
+    if not companions:
+        return ""
+    told = sorted((basename(place), stamp.size_bytes, stamp.mark) for place, stamp in companions.items())
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+
+
 def observe(ledger: Ledger, listing: Mapping[str, Stamp], now_s: float, rules: InboxRules | None = None) -> Ledger:
     """The ledger after a listing: new and changed files entered, resting ones ready, missing ones marked.
 
     Args:
         ledger: as it was.
-        listing: every file by place.
+        listing: everything that is there, by place.
         now_s: seconds since 1970 of the listing.
         rules: of the inbox.
 
@@ -135,7 +185,7 @@ def observe(ledger: Ledger, listing: Mapping[str, Stamp], now_s: float, rules: I
         The next ledger. At most ``maximum_new`` files are entered or changed in it, in the order of their places.
     """
     chosen = rules or InboxRules()
-    present = {place: stamp for place, stamp in listing.items() if is_candidate(place)}
+    present = with_companions(listing)
     after = {
         place: entry if entry.is_present == (place in present) else replace(entry, is_present=place in present)
         for place, entry in ledger.items()
@@ -187,25 +237,48 @@ def plan(ledger: Ledger, now_s: float, rules: InboxRules | None = None) -> tuple
     """
     chosen = rules or InboxRules()
     after = dict(ledger)
-    offered = []
+    offered: dict[str, list[str]] = {}
     for place in sorted(ledger):
         entry = ledger[place]
         if not _is_free(entry, now_s):
             continue
         if entry.attempts >= chosen.maximum_attempts:
-            after[place] = replace(entry, state="rejected", reason=f"{entry.attempts} runs ended while reading it")
+            reason = f"{entry.attempts} runs ended while reading it"
+            after[place] = replace(entry, state="rejected", batch="", reason=reason)
         elif entry.is_present:
-            offered.append(place)
-    batches = []
-    for start in range(0, min(len(offered), chosen.batch_size * chosen.maximum_batches), chosen.batch_size):
-        places = offered[start : start + chosen.batch_size]
-        for place in places:
+            offered.setdefault(entry.day or day_of(now_s), []).append(place)
+    batches = _batches(ledger, offered, chosen)[: _allowed(ledger, now_s, chosen)]
+    for batch in batches:
+        for place, _ in batch.files:
             entry = ledger[place]
             after[place] = replace(
-                entry, state="claimed", attempts=entry.attempts + 1, claimed_until_s=now_s + chosen.claim_s
+                entry,
+                state="claimed",
+                claims=entry.claims + 1,
+                day=batch.day,
+                batch=batch.key,
+                claimed_until_s=now_s + chosen.claim_s,
             )
-        batches.append(Batch(_key(places, after), tuple((place, after[place].stamp) for place in places)))
     return after, tuple(batches)
+
+
+def _batches(ledger: Ledger, offered: Mapping[str, Sequence[str]], rules: InboxRules) -> list[Batch]:
+    return [
+        Batch(_key(cut, ledger), day, tuple((place, ledger[place].stamp) for place in cut))
+        for day, places in sorted(offered.items())
+        for cut in (places[start : start + rules.batch_size] for start in range(0, len(places), rules.batch_size))
+    ]
+
+
+def _allowed(ledger: Ledger, now_s: float, rules: InboxRules) -> int:
+    """Batches that may be claimed now."""
+    n_open = len({entry.batch for entry in ledger.values() if entry.state == "claimed" and not _is_free(entry, now_s)})
+    return min(rules.maximum_batches, max(0, rules.maximum_open - n_open))
+
+
+def day_of(time_s: float) -> str:
+    """UTC day of a time in seconds since 1970, ``YYYY-MM-DD``."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d")
 
 
 def _is_free(entry: Entry, now_s: float) -> bool:
@@ -213,9 +286,35 @@ def _is_free(entry: Entry, now_s: float) -> bool:
 
 
 def _key(places: Sequence[str], ledger: Ledger) -> str:
-    entries = [(place, ledger[place]) for place in places]
-    told = [(place, entry.stamp.size_bytes, entry.stamp.mark, entry.attempts) for place, entry in entries]
+    told = [(place, ledger[place].stamp, ledger[place].since_s, ledger[place].claims + 1) for place in places]
     return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def begin(ledger: Ledger, key: str, place: str, stamp: Stamp, rules: InboxRules | None = None) -> tuple[Ledger, bool]:
+    """A run is about to read a file: if it dies of it, the file has it on its account.
+
+    Returns:
+        The ledger, and whether the run is to read the file: it still has this stamp, is claimed by this batch, and
+        did not cost too many runs.
+    """
+    entry = ledger.get(place)
+    if entry is None or (entry.state, entry.batch, entry.stamp) != ("claimed", key, stamp):
+        return ledger, False
+    if entry.attempts >= (rules or InboxRules()).maximum_attempts:
+        return ledger, False
+    return {**ledger, place: replace(entry, attempts=entry.attempts + 1)}, True
+
+
+def release(ledger: Ledger, key: str, now_s: float, rules: InboxRules | None = None) -> Ledger:
+    """The run of a batch has ended: what it left is offered again after a pause, longer at each claim."""
+    chosen = rules or InboxRules()
+    after = dict(ledger)
+    for place, entry in ledger.items():
+        if entry.state == "claimed" and entry.batch == key:
+            until_s = now_s + chosen.pause_s * 4.0 ** min(entry.claims - 1, 10)
+            if until_s < entry.claimed_until_s:
+                after[place] = replace(entry, claimed_until_s=until_s)
+    return after
 
 
 def settle(ledger: Ledger, outcomes: Iterable[Outcome]) -> Ledger:
@@ -247,7 +346,8 @@ def _first_places(ledger: Ledger) -> dict[str, str]:
 
 
 def _settled(entry: Entry, outcome: Outcome, first: Mapping[str, str]) -> Entry:
-    done = replace(entry, sha256=outcome.sha256, claimed_until_s=0.0, reason=outcome.reason)
+    released = replace(entry, attempts=0, batch="", claimed_until_s=0.0)
+    done = replace(released, sha256=outcome.sha256, reason=outcome.reason, duplicate_of=None)
     if outcome.reason or outcome.sha256 is None:
         return replace(done, state="rejected", reason=outcome.reason or "its bytes could not be read")
     if first.get(outcome.sha256, outcome.place) != outcome.place:
@@ -261,7 +361,7 @@ def reconsider(ledger: Ledger, places: Iterable[str]) -> Ledger:
     for place in places:
         entry = after.get(place)
         if entry is not None and entry.state == "rejected":
-            after[place] = replace(entry, state="ready", attempts=0, reason="")
+            after[place] = replace(entry, state="ready", attempts=0, day="", reason="")
     return after
 
 

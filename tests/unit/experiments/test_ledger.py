@@ -9,12 +9,15 @@ from atomvision_ml.experiments.ledger import (
     InboxRules,
     Outcome,
     Stamp,
+    begin,
     is_candidate,
     observe,
     plan,
     reconsider,
+    release,
     renamed,
     settle,
+    with_companions,
 )
 
 RULES = InboxRules(minimum_age_s=60, claim_s=600, batch_size=3, maximum_batches=2, maximum_new=4, partner_wait_s=300)
@@ -57,8 +60,11 @@ class Inbox:
             self.run(self.ended[number % len(self.ended)])
 
     def kill(self, number):
+        """A run dies of one of its files."""
         if self.runs:
-            self.runs.pop(number % len(self.runs))
+            batch = self.runs.pop(number % len(self.runs))
+            self.ledger, _ = begin(self.ledger, batch.key, *batch.files[number % len(batch.files)], RULES)
+            self.ledger = release(self.ledger, batch.key, self.now, RULES)
 
     def tick(self, seconds=60.0):
         self.now += seconds
@@ -69,11 +75,12 @@ class Inbox:
 
     def run(self, batch):
         """What a run of this batch finds in the folder now."""
-        found = [
-            outcome(place, stamp, self.files[place][1])
-            for place, stamp in batch.files
-            if place in self.files and self.files[place][0] == stamp
-        ]
+        present = with_companions({place: stamp for place, (stamp, _) in self.files.items()})
+        found = []
+        for place, stamp in batch.files:
+            self.ledger, is_wanted = begin(self.ledger, batch.key, place, stamp, RULES)
+            if is_wanted and present.get(place) == stamp:
+                found.append(outcome(place, stamp, self.files[place][1]))
         self.ledger = settle(self.ledger, found)
         return found
 
@@ -175,12 +182,63 @@ def test_a_file_that_kills_its_runs_is_rejected_at_last():
     for _ in range(6):
         inbox.tick(700.0)
         keys |= {batch.key for batch in inbox.runs}
-        inbox.runs.clear()
+        inbox.kill(0)
     assert len(keys) == RULES.maximum_attempts
     assert inbox.ledger["a.dm3"].reason == "3 runs ended while reading it"
     inbox.ledger = reconsider(inbox.ledger, ["a.dm3"])
     inbox.rest()
     assert inbox.states() == {"a.dm3": "accepted"}
+
+
+def test_runs_that_die_before_a_file_do_not_count_against_it():
+    inbox = Inbox()
+    inbox.put("a.dm3", "one")
+    for _ in range(9):
+        inbox.tick(700.0)
+        inbox.runs.clear()
+    inbox.rest()
+    assert inbox.states() == {"a.dm3": "accepted"}
+
+
+def test_files_of_an_ended_run_are_offered_again_after_a_pause_that_grows():
+    inbox = Inbox()
+    inbox.put("a.dm3", "one")
+    inbox.tick()
+    inbox.tick()
+    pauses = []
+    for _ in range(2):
+        (batch,) = inbox.runs
+        inbox.runs.clear()
+        began = inbox.now
+        inbox.ledger = release(inbox.ledger, batch.key, inbox.now, RULES)
+        while not inbox.runs:
+            inbox.tick(10.0)
+            inbox.ledger = release(inbox.ledger, batch.key, inbox.now, RULES)
+        pauses.append(inbox.now - began)
+    assert pauses == [60.0, 240.0]
+
+
+def test_so_many_runs_are_open_at_a_time():
+    rules = InboxRules(minimum_age_s=0, batch_size=1, maximum_batches=2, maximum_open=3)
+    listing = {f"{number}.dm3": Stamp(1, str(number)) for number in range(9)}
+    ledger = observe(observe({}, listing, 0.0, rules), listing, 1.0, rules)
+    counts = []
+    for now in (2.0, 3.0, 4.0, 3700.0):
+        ledger, batches = plan(ledger, now, rules)
+        counts.append(len(batches))
+    assert counts == [2, 1, 0, 2]
+
+
+def test_a_sidecar_that_comes_later_has_its_file_read_again():
+    inbox = Inbox()
+    inbox.put("a.dm3", "one")
+    inbox.rest()
+    inbox.put("a.dm3.meta.yaml", "labels")
+    inbox.tick()
+    assert inbox.states() == {"a.dm3": "new"}
+    inbox.rest()
+    assert inbox.states() == {"a.dm3": "accepted"}
+    assert inbox.ledger["a.dm3"].earlier == ()
 
 
 def test_ticks_are_bounded():
