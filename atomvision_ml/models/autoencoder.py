@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from atomvision_ml.images.resampling import area_average_matrix, cubic_matrix
 from atomvision_ml.models.checkpoint import find_checkpoint
 from atomvision_ml.models.components import Floats
-from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.loading import TrainedNetwork, weights_changed_ns
 from atomvision_ml.models.training import TrainingParameters
 
 if TYPE_CHECKING:
@@ -119,14 +119,11 @@ def reconstruct(
     return load_autoencoder(folder, device).reconstruct(image, pixel_size_angstrom)
 
 
-@dataclass(frozen=True)
-class LoadedAutoencoder:
+class LoadedAutoencoder(TrainedNetwork):
     """A trained network, ready for use."""
 
     network: Autoencoder
     parameters: AutoencoderParameters
-    label: str
-    device: Any
 
     def encode(self, fields: Floats, kept: int | None = None) -> Floats:
         """Latents (n, kept) of normalised fields (n, y, x); the whole latent by default."""
@@ -171,8 +168,7 @@ def load_autoencoder(folder: str | Path, device: str = "cpu") -> LoadedAutoencod
 
 @lru_cache(maxsize=2)
 def _load(folder: str, modified_ns: int, device: str) -> LoadedAutoencoder:
-    loaded = load_network(folder, build_network, ("autoencoder", "conv_autoencoder"), "an autoencoder", device)
-    return LoadedAutoencoder(loaded.network, loaded.parameters, loaded.label, loaded.device)
+    return LoadedAutoencoder.load(folder, build_network, ("autoencoder", "conv_autoencoder"), "an autoencoder", device)
 
 
 def build_network(parameters: AutoencoderParameters) -> Autoencoder:

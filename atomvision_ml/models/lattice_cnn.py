@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from atomvision_ml.models.checkpoint import find_checkpoint
 from atomvision_ml.models.lattice_inputs import ANGLES, CHANNELS, Inputs, field_of_view, network_input
 from atomvision_ml.models.lattice_scenes import LatticeSceneParameters
-from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.loading import TrainedNetwork, weights_changed_ns
 from atomvision_ml.models.training import TrainingParameters, seeded
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
@@ -209,14 +209,10 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(of_logits(np.asarray(logits, np.float64), axis=-1))
 
 
-@dataclass(frozen=True)
-class LoadedLatticeCnn:
+class LoadedLatticeCnn(TrainedNetwork):
     """A trained network, ready for use."""
 
-    network: Any
     parameters: LatticeCnnParameters
-    label: str
-    device: torch.device
 
     def logits(self, fields: list[Floats]) -> NDArray[np.float64]:
         """Calibrated logits (n, 5) of images as of :func:`field_of_view`."""
@@ -241,8 +237,7 @@ class LoadedLatticeCnn:
 
 def load_lattice_cnn(folder: str | Path, device: str = "cpu") -> LoadedLatticeCnn:
     """A trained lattice network from its checkpoint folder; raises CheckpointError."""
-    loaded = load_network(folder, build_network, (MODEL_NAME,), f"a {MODEL_NAME}", device)
-    return LoadedLatticeCnn(loaded.network, loaded.parameters, loaded.label, loaded.device)
+    return LoadedLatticeCnn.load(folder, build_network, (MODEL_NAME,), f"a {MODEL_NAME}", device)
 
 
 def cached_lattice_cnn(model: str | Path, device: str = "cpu") -> LoadedLatticeCnn:

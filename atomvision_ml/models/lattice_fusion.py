@@ -36,7 +36,7 @@ from atomvision_ml.models.lattice_finder import (
 )
 from atomvision_ml.models.lattice_inputs import Floats, field_of_view, network_input
 from atomvision_ml.models.lattice_scenes import LatticeSceneParameters
-from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.loading import TrainedNetwork, weights_changed_ns
 from atomvision_ml.models.training import TrainingParameters, seeded
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
@@ -259,14 +259,10 @@ def fuse_lattice(
     )
 
 
-@dataclass(frozen=True)
-class LoadedFusion:
+class LoadedFusion(TrainedNetwork):
     """A trained fused model, ready for use."""
 
-    network: Any
     parameters: LatticeFusionParameters
-    label: str
-    device: torch.device
 
     def logits(self, fields: list[Floats], evidence: NDArray[np.float32]) -> NDArray[np.float64]:
         """Calibrated logits (n, 5) of n images as of :func:`field_of_view` and their evidence (n, 33)."""
@@ -280,8 +276,7 @@ class LoadedFusion:
 
 def load_lattice_fusion(folder: str | Path, device: str = "cpu") -> LoadedFusion:
     """A trained fused model from its checkpoint folder; raises CheckpointError."""
-    loaded = load_network(folder, build_fusion, (MODEL_NAME,), f"a {MODEL_NAME}", device)
-    return LoadedFusion(loaded.network, loaded.parameters, loaded.label, loaded.device)
+    return LoadedFusion.load(folder, build_fusion, (MODEL_NAME,), f"a {MODEL_NAME}", device)
 
 
 @lru_cache(maxsize=2)

@@ -22,7 +22,7 @@ from atomvision_ml.models.checkpoint import find_checkpoint
 from atomvision_ml.models.graphs.ops import Backend
 from atomvision_ml.models.graphs.parts import Part, bond_part, repeat_part
 from atomvision_ml.models.lattice_finder import NoLatticeError
-from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.loading import TrainedNetwork, weights_changed_ns
 from atomvision_ml.models.training import TrainingParameters, seeded
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
@@ -154,13 +154,11 @@ def classify_graph(
     return LatticeGraphResult(max(named, key=named.__getitem__), named, graph, loaded.label)
 
 
-@dataclass(frozen=True)
-class LoadedLatticeGraph:
+class LoadedLatticeGraph(TrainedNetwork):
     """A trained network, ready for use."""
 
     network: torch.nn.Module
     parameters: LatticeGraphParameters
-    label: str
 
     def probabilities(self, graphs: Sequence[AtomGraphs]) -> NDArray[np.float64]:
         """Class probabilities (n, 5) in the order of the published class numbers."""
@@ -173,8 +171,7 @@ class LoadedLatticeGraph:
 
 def load_lattice_graph(folder: str | Path, device: str = "cpu") -> LoadedLatticeGraph:
     """A trained graph classifier from its checkpoint folder; raises CheckpointError."""
-    loaded = load_network(folder, build_network, (MODEL_NAME,), f"a {MODEL_NAME}", device)
-    return LoadedLatticeGraph(loaded.network, loaded.parameters, loaded.label)
+    return LoadedLatticeGraph.load(folder, build_network, (MODEL_NAME,), f"a {MODEL_NAME}", device)
 
 
 def load_cached(model: str | Path | None, device: str = "cpu") -> LoadedLatticeGraph:

@@ -25,7 +25,7 @@ from pydantic import Field
 from atomvision_ml.images.atoms import find_atoms
 from atomvision_ml.images.resampling import area_average_matrix, cubic_matrix
 from atomvision_ml.models.checkpoint import find_checkpoint
-from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.loading import TrainedNetwork, weights_changed_ns
 from atomvision_ml.models.training import TrainingParameters, seeded
 
 if TYPE_CHECKING:
@@ -206,14 +206,11 @@ def segment_by_gaussians(
     return segment(image, pixel_size_angstrom, "gaussian_segmenter" if model is None else model, device=device)
 
 
-@dataclass(frozen=True)
-class LoadedSegmenter:
+class LoadedSegmenter(TrainedNetwork):
     """A trained network, ready for use."""
 
     network: torch.nn.Module
     parameters: SegmenterParameters
-    label: str
-    device: torch.device
 
     def probability(self, image: NDArray[Any], pixel_size_angstrom: float) -> Floats:
         """Probability [y, x] float32 that a pixel's centre lies within 0.5 Å of a column; zero if it is constant."""
@@ -262,8 +259,7 @@ class LoadedSegmenter:
 
 def load_segmenter(folder: str | Path, device: str = "cpu") -> LoadedSegmenter:
     """A trained segmenter from its checkpoint folder; raises CheckpointError."""
-    loaded = load_network(folder, build_network, NAMES, "a segmenter", device)
-    return LoadedSegmenter(loaded.network, loaded.parameters, loaded.label, loaded.device)
+    return LoadedSegmenter.load(folder, build_network, NAMES, "a segmenter", device)
 
 
 @lru_cache(maxsize=2)

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from atomvision_ml.images.reduction import FACTOR, WienerFilter, probe_spectrum, variance_kept
 from atomvision_ml.models.checkpoint import find_checkpoint
-from atomvision_ml.models.loading import load_network, weights_changed_ns
+from atomvision_ml.models.loading import TrainedNetwork, weights_changed_ns
 from atomvision_ml.models.super_resolution.networks import build_generator
 from atomvision_ml.models.training import TrainingParameters, seeded
 
@@ -209,14 +209,11 @@ def estimated_noise(image: NDArray[np.floating]) -> float:
     return float(np.pi / 2 * np.mean(np.abs(left)) ** 2 / np.sum(mask**2))
 
 
-@dataclass(frozen=True)
-class LoadedResolver:
+class LoadedResolver(TrainedNetwork):
     """A trained network, ready for use."""
 
     network: torch.nn.Module
     parameters: SuperResolverParameters
-    label: str
-    device: torch.device
 
     def upscale(self, image: NDArray[np.floating], pixel_size_angstrom: float, noise_variance: float) -> Floats:
         """The image [4y, 4x] float32; a constant one stays constant."""
@@ -243,8 +240,7 @@ class LoadedResolver:
 
 def load_resolver(folder: str | Path, device: str = "cpu") -> LoadedResolver:
     """A trained super-resolver from its checkpoint folder; raises CheckpointError."""
-    loaded = load_network(folder, build_network, MODELS_HERE, f"one of {', '.join(MODELS_HERE)}", device)
-    return LoadedResolver(loaded.network, loaded.parameters, loaded.label, loaded.device)
+    return LoadedResolver.load(folder, build_network, MODELS_HERE, f"one of {', '.join(MODELS_HERE)}", device)
 
 
 @lru_cache(maxsize=4)
