@@ -24,7 +24,9 @@ from atomvision_ml.schemas.vocabulary import MODELS, SOURCES
 from atomvision_ml.settings import settings
 from atomvision_ml.storage.keys import MODELS_TRAINING_SETS
 from dagster_project.definitions import build_definitions
-from dagster_project.run import Page, Runner, Size, State, Step, plan
+from dagster_project.page import Page
+from dagster_project.runner import Runner
+from dagster_project.steps import Size, State, Step, plan
 
 PROTOTYPES = ("prototypes",)
 
@@ -96,7 +98,7 @@ def release(
     with dg.DagsterInstance.local_temp(str(home.resolve()), {"telemetry": {"enabled": False}}) as instance:
         runner = Runner(definitions, instance, size, config=chosen)
         for step in release_plan(definitions, names, sources):
-            with page.step(step):
+            with page.running([step]):
                 outcome = runner.run(step)
             page.outcome(step, outcome)
             if outcome.state in (State.FAILED, State.BLOCKED):

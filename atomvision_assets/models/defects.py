@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from atomvision_assets.models.factory import ModelAssets, Size, model_assets, processes
+from atomvision_assets.models.factory import ModelAssets, Size, model_assets
 from atomvision_assets.store import Work
 from atomvision_ml.models.defect_finder import DefectFinderParameters
-from atomvision_ml.settings import settings
+from atomvision_ml.settings import cores, settings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,7 +46,7 @@ def _predict_defects(
         work.lake.blob,
         model_id=model_id,
         parameters=load_checkpoint(checkpoint).parameters,
-        processes=processes(),
+        processes=cores(),
         progress=work.progress,
     )
 

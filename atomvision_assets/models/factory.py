@@ -4,7 +4,6 @@ Belongs here: what these assets have in common. What is special of one model is 
 :mod:`atomvision_assets.models.assets`.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,7 @@ from atomvision_assets.automation import when_inputs_change
 from atomvision_assets.declare import on_partition, table_asset
 from atomvision_assets.store import Audit, Product, Store, Work
 from atomvision_ml.models.registry import model_spec
-from atomvision_ml.settings import settings
-from atomvision_ml.storage.keys import EVALUATION_HOLDOUT, MODELS_TRAINING_SETS
+from atomvision_ml.storage.keys import EVALUATION_HOLDOUT, EXPERIMENTS_MICROGRAPHS, MODELS_TRAINING_SETS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,6 +50,8 @@ class ModelAssets:
         kinds: badges of the model asset.
         is_gpu: whether training asks for a GPU where there is one.
         full: parameters of the size ``full``, where the run config leaves the defaults.
+        uses_experiments: whether it is trained on the labelled micrographs of its training set, too. Of all others the
+            data version is the one that they would have without micrographs, so that these retrain nothing else.
         full_seeds: trainings of a network at the size ``full``; at ``demo`` there is one.
         train_deps, predict_deps: further keys that ``train`` and ``predict`` scan.
     """
@@ -64,6 +64,7 @@ class ModelAssets:
     prediction_code_version: str
     kinds: set[str]
     is_gpu: bool = False
+    uses_experiments: bool = False
     full: Mapping[str, Any] = field(default_factory=dict)
     full_seeds: int = 3
     predict_further: Predict | None = None
@@ -86,11 +87,6 @@ class ModelAssets:
         return int(given) or (self.full_seeds if getattr(config, "size", "demo") == "full" else 1)
 
 
-def processes() -> int:
-    """Processes among which hold-out items are divided."""
-    return settings().threads or os.cpu_count() or 1
-
-
 def model_assets(spec: ModelAssets) -> list[dg.AssetsDefinition]:
     """The assets ``models/<name>`` and ``predictions/<name>``."""
     return [_model(spec), _predictions(spec)]
@@ -102,9 +98,11 @@ def _model(spec: ModelAssets) -> dg.AssetsDefinition:
 
     def model(context: dg.AssetExecutionContext, store: Store, config: run_config) -> dg.MaterializeResult:  # type: ignore[valid-type]
         from atomvision_ml.models.checkpoint import model_row
+        from atomvision_ml.models.training_run import simulated_items
 
         work = store.begin(context)
-        training_set = work.scan(MODELS_TRAINING_SETS, registered.task)
+        apart_from = None if spec.uses_experiments else EXPERIMENTS_MICROGRAPHS
+        training_set = work.scan(MODELS_TRAINING_SETS, registered.task, apart_from=apart_from)
         for key in spec.train_deps:
             work.scan(key)
         size, chosen = spec.parameters(config)
@@ -113,6 +111,8 @@ def _model(spec: ModelAssets) -> dg.AssetsDefinition:
 
         def make() -> Product:
             items, first = training_set.collect(), int(chosen.get("seed", 0))
+            if not spec.uses_experiments:
+                items = simulated_items(items)
             made = [spec.train(work, items, chosen)]
             for seed in range(first + 1, first + seeds):
                 made.append(spec.train(work.within(f"seed-{seed}"), items, {**chosen, "seed": seed}))
@@ -154,13 +154,15 @@ def _predictions(spec: ModelAssets) -> dg.AssetsDefinition:
         holdout = work.scan(EVALUATION_HOLDOUT)
         for key in spec.predict_deps:
             work.scan(key)
-        training_set = work.scan(MODELS_TRAINING_SETS, registered.task)
+        training_set = work.scan(MODELS_TRAINING_SETS, registered.task, apart_from=EXPERIMENTS_MICROGRAPHS)
 
         def make() -> Product:
             import pyarrow as pa
             import pyarrow.compute as pc
 
-            items, training = holdout.collect(), training_set.collect()
+            from atomvision_ml.models.training_run import simulated_items
+
+            items, training = holdout.collect(), simulated_items(training_set.collect())
             parts = []
             for model in models.sort("is_checkpoint", "seed", descending=[True, False]).collect().to_dicts():
                 is_first = model["is_checkpoint"]

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from atomvision_assets.models.factory import ModelAssets, Size, model_assets, processes
+from atomvision_assets.models.factory import ModelAssets, Size, model_assets
 from atomvision_assets.store import Work
 from atomvision_ml.models.lattice_cnn import LatticeCnnParameters
 from atomvision_ml.models.lattice_finder import LatticeFinderParameters
 from atomvision_ml.models.lattice_fusion import LatticeFusionParameters
-from atomvision_ml.settings import settings
+from atomvision_ml.settings import cores, settings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,7 +51,7 @@ def _predict_lattice(
         work.lake.blob,
         model_id=model_id,
         parameters=load_checkpoint(checkpoint).parameters,
-        processes=processes(),
+        processes=cores(),
         progress=work.progress,
     )
 
@@ -88,6 +88,7 @@ class LatticeFusionConfig(dg.Config, LatticeFusionParameters):  # type: ignore[m
 
 def _train_lattice_fusion(work: Work, training_set: "pl.DataFrame", parameters: dict[str, Any]) -> "Checkpoint":
     """The head on top of the published lattice network, whose weights become part of the checkpoint."""
+    from atomvision_ml.experiments.micrograph_store import read_image
     from atomvision_ml.models.lattice_fusion_training import train_lattice_fusion
 
     (network,) = work.scan(_LATTICE_CNN).filter("is_checkpoint").collect().to_dicts()
@@ -100,7 +101,8 @@ def _train_lattice_fusion(work: Work, training_set: "pl.DataFrame", parameters: 
         progress=work.progress,
         device=settings().device,
         data_versions=work.inputs,
-        processes=processes(),
+        processes=cores(),
+        load_image=read_image,
     )
 
 
@@ -115,7 +117,7 @@ def predict_by_network(
         work.lake.blob,
         checkpoint=checkpoint,
         model_id=model_id,
-        processes=processes(),
+        processes=cores(),
         progress=work.progress,
     )
 
@@ -158,5 +160,6 @@ lattice_fusion, predictions_lattice_fusion = model_assets(
         is_gpu=True,
         full={"scenes": 4000, "validation_images": 400},
         train_deps=(_LATTICE_CNN,),
+        uses_experiments=True,
     )
 )

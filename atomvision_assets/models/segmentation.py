@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from atomvision_assets.models.factory import ModelAssets, Size, model_assets, processes
+from atomvision_assets.models.factory import ModelAssets, Size, model_assets
 from atomvision_assets.store import Work
 from atomvision_ml.models.refined_segmenter import RefinedSegmenterParameters
 from atomvision_ml.models.segmenter import GaussianSegmenterParameters, SegmenterParameters
-from atomvision_ml.settings import settings
+from atomvision_ml.settings import cores, settings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -73,7 +73,7 @@ def _predict_segmentation(
         checkpoint=checkpoint,
         model_id=model_id,
         has_baselines=has_baselines,
-        processes=processes(),
+        processes=cores(),
         progress=work.progress,
     )
 
@@ -110,7 +110,7 @@ def _predict_refined(
         work.lake.blob,
         model_id=model_id,
         parameters=load_checkpoint(checkpoint).parameters,
-        processes=processes(),
+        processes=cores(),
         progress=work.progress,
     )
 

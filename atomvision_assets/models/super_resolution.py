@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from atomvision_assets.models.factory import ModelAssets, Size, model_assets, processes
+from atomvision_assets.models.factory import ModelAssets, Size, model_assets
 from atomvision_assets.store import Work
 from atomvision_ml.models.super_resolution.resolver import SuperResolverParameters
 from atomvision_ml.models.super_resolution.srgan import SrganParameters
-from atomvision_ml.settings import settings
+from atomvision_ml.settings import cores, settings
 
 if TYPE_CHECKING:
     import polars as pl
@@ -84,7 +84,7 @@ def _predict(
         checkpoint=checkpoint,
         model_id=model_id,
         has_baselines=has_baselines,
-        processes=processes(),
+        processes=cores(),
         progress=work.progress,
     )
 

@@ -25,7 +25,8 @@ from atomvision_assets.store import Store
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.storage.keys import STRUCTURES_RECORDS
 from atomvision_ml.storage.lake import Lake, Version
-from dagster_project.run import Runner, Size, State, Step, end_killed_runs
+from dagster_project.runner import Runner, end_killed_runs
+from dagster_project.steps import Size, State, Step
 
 PARTITION = "prototypes"
 DEPLOY = Path(dagster_project.__file__).parent / "deploy"
@@ -36,7 +37,8 @@ from pathlib import Path
 import dagster as dg
 from atomvision_assets.declare import table_asset
 from atomvision_assets.store import Product, Store, Work
-from dagster_project.run import Runner, Size, Step
+from dagster_project.runner import Runner
+from dagster_project.steps import Size, Step
 
 root, signals, name, n_rows, where = sys.argv[1:]
 signals = Path(signals)

@@ -22,7 +22,9 @@ from atomvision_ml.settings import Settings
 from atomvision_ml.storage.keys import LITERATURE_PAPERS
 from atomvision_ml.storage.lake import Lake
 from dagster_project.definitions import build_definitions
-from dagster_project.run import Outcome, Runner, Size, State, Step, arxiv_of, plan
+from dagster_project.run import arxiv_of
+from dagster_project.runner import Runner
+from dagster_project.steps import Outcome, Size, State, Step, plan
 
 SMALL: dict[str, dict[str, Any]] = {
     "models/segmenter": {"epochs": 1, "crops_per_epoch": 32, "validation_images": 4},

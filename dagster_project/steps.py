@@ -1,0 +1,84 @@
+"""What `make demo` and `make full` do, step by step: one asset of one job, for one partition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+import dagster as dg
+
+from dagster_project import jobs
+
+
+class Size(StrEnum):
+    """How much to do."""
+
+    demo = "demo"
+    full = "full"
+
+
+class State(Enum):
+    """What became of a step; the value is its mark and colour."""
+
+    DONE = ("✓", "green")
+    UNCHANGED = ("=", "cyan")
+    FAILED = ("✗", "red")
+    BLOCKED = ("-", "yellow")
+    LEFT_OUT = ("·", "dim")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One asset of one job, for one partition."""
+
+    job: str
+    key: dg.AssetKey
+    partition: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The key with its partition."""
+        key = self.key.to_user_string()
+        return key if self.partition is None else f"{key}[{self.partition}]"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step."""
+
+    state: State
+    seconds: float = 0.0
+    n_rows: int | None = None
+    message: str = ""
+
+
+def plan(
+    definitions: dg.Definitions, sources: Iterable[str], months: Callable[[], Iterable[str]] = lambda: ()
+) -> Iterator[Step]:
+    """Every step, in an order in which each finds its inputs: job by job, partition by partition, along the graph.
+
+    Args:
+        definitions: the code location.
+        sources: the structure databases.
+        months: asked, once the harvest has run, for the months of papers that there are.
+    """
+    ordered = definitions.resolve_asset_graph().toposorted_asset_keys
+    for job in jobs.ALL:
+        definition = definitions.resolve_job_def(job.name)
+        keys = [key for key in ordered if key in definition.asset_layer.executable_asset_keys]
+        for partition in _partitions(job, definition, sources, months):
+            yield from (Step(job.name, key, partition) for key in keys)
+
+
+def _partitions(
+    job: dg.UnresolvedAssetJobDefinition,
+    definition: dg.JobDefinition,
+    sources: Iterable[str],
+    months: Callable[[], Iterable[str]],
+) -> Iterable[str | None]:
+    if definition.partitions_def is None:
+        return [None]
+    if job is jobs.REFRESH_STRUCTURES:
+        return sources
+    return months() if job is jobs.REFRESH_LITERATURE else definition.partitions_def.get_partition_keys()
