@@ -179,6 +179,7 @@ MICROGRAPHS = Table(
         DAY,
         Column(name="record_id", type=S, unique=True, description="Image of experiments.records."),
         Column(name="receipt_id", type=S, unique=True, description="Its row of experiments.records."),
+        Column(name="original_filename", type=S, description="Name of the file as received."),
         Column(name="blob", type=S, description="OME-Zarr group: array `s0` [y, x] or [frame, y, x], the file's type."),
         Column(name="shape_y", type=I32, minimum=1, unit="px", description="Rows."),
         Column(name="shape_x", type=I32, minimum=1, unit="px", description="Columns."),
