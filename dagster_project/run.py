@@ -20,6 +20,7 @@ from dagster._core.errors import DagsterHomeNotSetError
 from rich.console import Console
 
 from atomvision_assets.literature.arxiv import NO_CONTACT, Arxiv
+from atomvision_assets.processes import end_killed_runs
 from atomvision_assets.store import Store
 from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.schemas.vocabulary import SOURCES
@@ -31,7 +32,7 @@ from dagster_project.crew import Crew
 from dagster_project.definitions import build_definitions
 from dagster_project.order import one_by_one, side_by_side
 from dagster_project.page import Page
-from dagster_project.runner import Runner, end_killed_runs
+from dagster_project.runner import Runner
 from dagster_project.steps import Outcome, Size, State, Step, plan
 
 MOST_PROCESSES = 4

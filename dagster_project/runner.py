@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +9,11 @@ from typing import Any
 import dagster as dg
 
 from atomvision_assets.declare import asset_key_of
+from atomvision_assets.processes import PROCESS_TAG, this_process
 from atomvision_assets.store import SKIP_UNCHANGED_TAG
 from atomvision_ml.storage.keys import CATALOG_WAREHOUSE
 from dagster_project.steps import Outcome, Size, State, Step
 
-PROCESS_TAG = "atomvision/process"
-"""Host and process id of the process that a run lives in: how a killed one is recognised afterwards."""
 TAKES_WHAT_THERE_IS = asset_key_of(CATALOG_WAREHOUSE)
 """Its views are of what is published, whatever failed."""
 MESSAGE_LIMIT = 500
@@ -51,7 +48,7 @@ class Runner:
         self.config = config or {}
         self.left_out = left_out or {}
         self.outcomes: dict[Step, Outcome] = {}
-        self._tags = {PROCESS_TAG: _process()} | ({} if is_forced else {SKIP_UNCHANGED_TAG: "true"})
+        self._tags = {PROCESS_TAG: this_process()} | ({} if is_forced else {SKIP_UNCHANGED_TAG: "true"})
 
     def run(self, step: Step) -> Outcome:
         """Run one step, unless something that it needs has failed before."""
@@ -137,33 +134,3 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 def _shortened(text: str) -> str:
     words = " ".join(text.split())
     return words if len(words) <= MESSAGE_LIMIT else f"{words[:MESSAGE_LIMIT]} …"
-
-
-def _process() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def end_killed_runs(instance: dg.DagsterInstance) -> int:
-    """Mark the runs of terminals of this machine that are gone as failed; how many.
-
-    A killed process cannot say that it ended: its run would stay started for ever, and keep its place in a pool.
-    """
-    ended = 0
-    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    for run in instance.get_runs(filters=unfinished):
-        host, _, process = run.tags.get(PROCESS_TAG, "").rpartition(":")
-        if host == socket.gethostname() and not _is_alive(int(process)):
-            instance.report_run_failed(run, message="The terminal that this run lived in was killed.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            ended += 1
-    return ended
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -21,11 +21,12 @@ import dagster as dg
 import pytest
 
 import dagster_project
+from atomvision_assets.processes import end_killed_runs
 from atomvision_assets.store import Store
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.storage.keys import STRUCTURES_RECORDS
 from atomvision_ml.storage.lake import Lake, Version
-from dagster_project.runner import Runner, end_killed_runs
+from dagster_project.runner import Runner
 from dagster_project.steps import Size, State, Step
 
 PARTITION = "prototypes"

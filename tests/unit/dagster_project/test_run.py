@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from atomvision_assets.declare import asset_key_of
+from atomvision_assets.processes import PROCESS_TAG, end_killed_runs
 from atomvision_assets.store import Store
 from atomvision_ml.catalog.warehouse import snapshot
 from atomvision_ml.evaluation.protocol import PROTOCOLS
@@ -29,7 +30,7 @@ from atomvision_ml.storage.lake import Version
 from dagster_project.definitions import build_definitions
 from dagster_project.page import Page, _headlines, _leaderboard
 from dagster_project.run import read_config
-from dagster_project.runner import PROCESS_TAG, Runner, _config_fields, end_killed_runs
+from dagster_project.runner import Runner, _config_fields
 from dagster_project.steps import Outcome, Size, State, Step, plan
 
 ROOT_FOLDER = Path(__file__).parents[3]
