@@ -18,6 +18,11 @@ REQUIRED = (
     "dagster", "dagster-webserver", "dagster-aws", "duckdb", "pyarrow", "polars", "torch",
     "segmentation-models-pytorch", "scikit-image", "ase", "requests", "beautifulsoup4", "zarr", "spglib",
 )  # fmt: skip
+PROGRAMS = (
+    ("gs", "figures of papers in EPS, PS and PDF", "ghostscript"),
+    ("chromium", "browser tests", "chromium"),
+)
+"""Programs that are no Python packages: name, who needs it, Debian's package."""
 GRAPHQL_SENSORS = """
 {repositoriesOrError {... on RepositoryConnection {nodes {sensors {name sensorType sensorState {status}}}}}}
 """
@@ -142,11 +147,12 @@ def _ui(port: int) -> Iterator[Finding]:
 def _scratch() -> Iterator[Finding]:
     free_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
     yield Finding(subject="temporary folder", state="ok" if free_gb > 1 else "note", detail=f"{free_gb:.0f} GB free")
-    browser = shutil.which("chromium")
-    yield Finding(
-        subject="chromium", state="ok" if browser else "note", detail=browser or "not found",
-        remedy="" if browser else "only browser tests need it: apt-get install chromium",
-    )  # fmt: skip
+    for program, use, package in PROGRAMS:
+        found = shutil.which(program)
+        yield Finding(
+            subject=program, state="ok" if found else "note", detail=found or "not found",
+            remedy="" if found else f"only {use} need it: apt-get install {package}",
+        )  # fmt: skip
 
 
 def doctor(
@@ -171,7 +177,9 @@ def _print_table(findings: list[Finding]) -> None:
     from rich.table import Table
 
     colours = {"ok": "green", "note": "yellow", "missing": "red"}
-    table = Table("", "what", "state", "to mend it", box=None)
+    table = Table(box=None)
+    for heading in ("", "what", "state", "to mend it"):
+        table.add_column(heading, overflow="fold")
     for finding in findings:
         colour = colours[finding.state]
         table.add_row(f"[{colour}]{finding.state}[/]", finding.subject, finding.detail, finding.remedy)
