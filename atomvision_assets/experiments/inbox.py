@@ -1,0 +1,66 @@
+"""The inbox as a resource: where files are dropped, and the ledger of them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from atomvision_ml.experiments.ledger_store import LedgerStore
+    from atomvision_ml.experiments.places import Places
+    from atomvision_ml.settings import Settings
+
+BATCH_TAG = "atomvision/batch"
+"""On a run: key of the batch of files that it reads."""
+
+
+class Inbox(dg.ConfigurableResource):
+    """A watched folder, or a prefix of an S3 bucket."""
+
+    url: str
+    ledger: str
+    s3_endpoint_url: str | None = None
+    rest_s: float = 60.0
+    claim_s: float = 3600.0
+
+    @classmethod
+    def of(cls, chosen: Settings) -> Inbox:
+        """The one that the settings name; each has its own ledger."""
+        is_remote = chosen.root.startswith("s3://")
+        root = chosen.state.expanduser() / "inboxes" / _digest(chosen.root) if is_remote else chosen.local_root()
+        url = chosen.inbox or str((root / "inbox" / "files").resolve())
+        return cls(
+            url=url,
+            ledger=str((chosen.inbox_ledger or root / "inbox" / "ledger.sqlite").expanduser().resolve()),
+            s3_endpoint_url=chosen.s3_endpoint_url,
+            rest_s=chosen.inbox_rest_s,
+            claim_s=chosen.inbox_claim_s,
+        )
+
+    @cached_property
+    def places(self) -> Places:
+        """The files."""
+        from atomvision_ml.experiments.places import BucketPlaces, FolderPlaces
+
+        if not self.url.startswith("s3://"):
+            return FolderPlaces(Path(self.url).expanduser())
+        from dagster_aws.s3 import S3Resource
+
+        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
+        return BucketPlaces(S3Resource(endpoint_url=self.s3_endpoint_url).get_client(), bucket, prefix)
+
+    @cached_property
+    def store(self) -> LedgerStore:
+        """The ledger."""
+        from atomvision_ml.experiments.ledger import InboxRules
+        from atomvision_ml.experiments.ledger_store import LedgerStore
+
+        return LedgerStore(self.ledger, InboxRules(minimum_age_s=self.rest_s, claim_s=self.claim_s))
+
+
+def _digest(root: str) -> str:
+    return hashlib.sha256(root.encode()).hexdigest()[:16]
