@@ -13,8 +13,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,6 +38,8 @@ SKIP_UNCHANGED_TAG = "atomvision/skip_unchanged"
 PREVIEW_LIMIT_BYTES = 150_000
 """A preview lies in the event log as text, so it must stay small."""
 PROGRESS_EVERY_S = 5.0
+ALONE_LIMIT_S = 1800.0
+"""How long a run waits for another one that makes the same value."""
 
 _log = logging.getLogger(__name__)
 
@@ -117,10 +119,16 @@ class Work:
         """The key with its partition, for messages."""
         return self.key if self.partition is None else f"{self.key}[{self.partition}]"
 
-    def scan(self, key: str, partition: str | None = None) -> pl.LazyFrame:
+    def scan(self, key: str, partition: str | None = None, *, apart_from: str | None = None) -> pl.LazyFrame:
         """The published rows of an input, lazily; its data version becomes part of this work's version.
 
         Without a partition, a partitioned table is read as far as it is published.
+
+        Args:
+            key: of the input.
+            partition: of the input.
+            apart_from: an input of the input whose rows the caller leaves out: what counts is the version that the
+                input would have without it.
 
         Raises:
             PermanentFailure: the key is not among the asset's deps, or nothing is published under it yet.
@@ -130,12 +138,44 @@ class Work:
         with told_apart(f"{self.name} cannot read its input", self.context.retry_number):
             for name in self._published_partitions(key, partition):
                 facts = self.lake.facts(key, name)
-                self.inputs[key if name is None else f"{key}/{name}"] = facts.data_version
+                version = facts.data_version if apart_from is None else facts.version_apart_from(apart_from)
+                self.inputs[key if name is None else f"{key}/{name}"] = version
             return self.lake.scan(key, partition)
+
+    def is_published(self, key: str) -> bool:
+        """Whether anything of a declared input is there."""
+        return bool(self._published_partitions(key, None, is_needed=False))
+
+    def count_as_before(self, key: str) -> None:
+        """Let an input count with the versions that the present value was made of, as its rows of it are kept."""
+        from atomvision_ml.storage.versions import key_of
+
+        exists = self.lake.exists(self.key, self.partition)
+        former = self.lake.facts(self.key, self.partition).inputs if exists else {}
+        kept = {name: version for name, version in self.inputs.items() if key_of(name) != key}
+        self.inputs = kept | {name: version for name, version in former.items() if key_of(name) == key}
+
+    def report_published(self, key: str) -> None:
+        """Report every published partition of an external table whose version this instance does not know.
+
+        Also those of a run that was killed between publishing and reporting.
+        """
+        for partition in self._published_partitions(key, None, is_needed=False):
+            facts = self.lake.facts(key, partition)
+            if _reported_version(self.context.instance, key, partition) == facts.data_version:
+                continue
+            self.context.instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    dg.AssetKey(key.split("/")),
+                    partition=partition,
+                    metadata={"dagster/row_count": facts.n_rows, "content_sha256": facts.content_sha256},
+                    tags={"dagster/data_version": facts.data_version, "dagster/code_version": facts.code_version},
+                )
+            )
 
     def scan_published(self) -> set[str]:
         """Record every input that is published, for an asset that works on all of them; the published keys."""
-        published = {key for key in self.declared if self._published_partitions(key, None, is_needed=False)}
+        published = {key for key in self.declared if self.is_published(key)}
         for key in sorted(published):
             self.scan(key)
         return published
@@ -155,6 +195,41 @@ class Work:
         """This asset's own present value, or None."""
         exists = self.lake.exists(self.key, self.partition)
         return self.lake.scan(self.key, self.partition).collect() if exists else None
+
+    def reusable(self) -> pl.DataFrame | None:
+        """This asset's own present value if this code and these parameters made it: rows may be carried over.
+
+        Only while the product is made: the parameters are not known before.
+        """
+        former = self.former()
+        if former is None:
+            return None
+        facts = self.lake.facts(self.key, self.partition)
+        is_same = facts.code_version == self._code_version and facts.parameters == _as_json(self._parameters)
+        return former if is_same else None
+
+    @contextmanager
+    def alone(self, what: str | None = None) -> Iterator[None]:
+        """Other runs of this machine that make the same value wait; whoever is last has seen what all have read.
+
+        Args:
+            what: name of something else that one run at a time does.
+
+        Raises:
+            RetryRequested: another run holds it for longer than `ALONE_LIMIT_S`.
+        """
+        from filelock import FileLock
+
+        locks = self.lake.local / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        name = "-".join([*self.key.split("/"), *([self.partition] if self.partition else [])])
+        lock = FileLock(locks / f"alone-{what or name}.lock")
+        with told_apart(f"{self.name} waits for another run", self.context.retry_number):
+            lock.acquire(timeout=ALONE_LIMIT_S)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def scratch(self) -> Path:
         """A folder for unfinished work, the same again for the same inputs: an interrupted run resumes in it.
@@ -306,7 +381,7 @@ class Work:
             return None
         facts = self.lake.facts(self.key, self.partition)
         present = (facts.code_version, facts.parameters, facts.inputs)
-        if present != (self._code_version, json.loads(json.dumps(self._parameters)), self.inputs):
+        if present != (self._code_version, _as_json(self._parameters), self.inputs):
             return None
         metadata = self._last_metadata(facts)
         if metadata is None:
@@ -335,6 +410,15 @@ class Work:
         return dict(event.metadata)
 
 
+def _reported_version(instance: dg.DagsterInstance, key: str, partition: str | None) -> str | None:
+    asked = dg.AssetRecordsFilter(
+        dg.AssetKey(key.split("/")), asset_partitions=None if partition is None else [partition]
+    )
+    records = instance.fetch_materializations(asked, limit=1).records
+    event = records[0].asset_materialization if records else None
+    return None if event is None else (event.tags or {}).get("dagster/data_version")
+
+
 def _preview(png: bytes) -> dg.MetadataValue:
     if len(png) > PREVIEW_LIMIT_BYTES:
         return dg.MetadataValue.text(f"left out: {len(png)} bytes, more than {PREVIEW_LIMIT_BYTES}")
@@ -348,6 +432,11 @@ def _metadata_value(value: Any) -> Any:
     if isinstance(value, Path):
         return dg.MetadataValue.path(value)
     return dg.MetadataValue.json(json.loads(json.dumps(value, default=_plain)))
+
+
+def _as_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as the facts of a published value keep them."""
+    return dict(json.loads(json.dumps(parameters)))
 
 
 def _plain(value: Any) -> Any:

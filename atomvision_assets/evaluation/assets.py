@@ -20,6 +20,7 @@ from atomvision_ml.storage.keys import (
     EVALUATION_GALLERY,
     EVALUATION_HOLDOUT,
     EVALUATION_METRICS,
+    EXPERIMENTS_MICROGRAPHS,
     IMAGES_STEM,
     MODELS_CHAMPIONS,
     MODELS_TRAINING_SETS,
@@ -88,13 +89,16 @@ def _further_seeds(models: "dict[str, pl.LazyFrame]") -> list[str]:
 def holdout(context: dg.AssetExecutionContext, store: Store, config: HoldoutConfig) -> dg.MaterializeResult:
     """Freeze the test items of every task and dose."""
     from atomvision_ml.evaluation.holdout import holdout_rows
+    from atomvision_ml.models.training_run import simulated_items
 
     work = store.begin(context)
-    manifests = work.scan(MODELS_TRAINING_SETS)
+    manifests = work.scan(MODELS_TRAINING_SETS, apart_from=EXPERIMENTS_MICROGRAPHS)
     images = work.scan(IMAGES_STEM).drop("atoms", "columns")
     parameters = config.parameters()
     return work.publish(
-        lambda: Product(holdout_rows(manifests.collect(), images.collect(), work.lake.blob, parameters)),
+        lambda: Product(
+            holdout_rows(simulated_items(manifests.collect()), images.collect(), work.lake.blob, parameters)
+        ),
         parameters=parameters.model_dump(),
     )
 

@@ -75,7 +75,8 @@ def holdout_rows(
     if test.is_empty():
         raise ValueError("no task has items in its test split")
     test = _spread(test, chosen.maximum_images)
-    joined = test.join(images.select(_FROM_IMAGES), on="image_id", how="left").drop("split", "item_id")
+    joined = test.join(images.select(_FROM_IMAGES), on="image_id", how="left")
+    joined = joined.drop("split", "item_id", "original_filename", strict=False)
     missing = joined.filter(pl.col("field_angstrom").is_null())["image_id"]
     if len(missing):
         raise ValueError(f"{len(missing)} test images are not in images/stem, the first is {missing[0]!r}")

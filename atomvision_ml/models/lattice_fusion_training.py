@@ -1,6 +1,7 @@
 """How the fused lattice model is trained: scenes examined once by the lattice finder, then a small head.
 
-Belongs here: the features and their cache, loss and validation. The network inside is not trained any further.
+Belongs here: the features and their cache, loss and validation. The network inside is not trained any further. Where
+the training set has experimental images, crops of them are examined beside the scenes, which stay as they are.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from atomvision_ml.models.lattice_fusion import (
     examined,
     network_features,
 )
-from atomvision_ml.models.lattice_inputs import Floats, field_of_view
+from atomvision_ml.models.lattice_inputs import LARGEST_FIELD_ANGSTROM, Floats, field_of_view
 from atomvision_ml.models.lattice_scenes import LatticeLibrary, draw_lattice_scenes
 from atomvision_ml.models.training import Progress, stable_seed
-from atomvision_ml.models.training_run import OpenBlob, TrainingData, train_checkpoint
+from atomvision_ml.models.training_run import OpenBlob, TrainingData, experimental_items, train_checkpoint
 from atomvision_ml.workers import end_with_parent
 
 if TYPE_CHECKING:
@@ -49,8 +50,15 @@ Labels = NDArray[np.int64]
 Seen = tuple[list[Floats], NDArray[np.float32], Labels]
 """Images as of :func:`field_of_view`, evidence (n, 33) and class numbers (n,)."""
 
+LoadImage = Callable[[Path], NDArray[Any]]
+"""From the folder of an experimental image's blob to its pixels [y, x]; must be picklable for several processes."""
+
 CACHE_FILE = "features.npz"
 _CHUNK = 20
+CROPS = 6
+"""Training crops of each experimental image: so about as many as scenes where 30 images are to be trained on."""
+_LEAST_CROP = 0.6  # edge of the smallest crop over the shorter side of the field
+_SMALLEST_CROP_PX = 48
 
 
 def train_lattice_fusion(
@@ -64,8 +72,12 @@ def train_lattice_fusion(
     device: str = "auto",
     data_versions: dict[str, str] | None = None,
     processes: int = 1,
+    load_image: LoadImage | None = None,
 ) -> Checkpoint:
     """Train on scenes of the ``train`` split, stop and calibrate by the ``val`` split; ``test`` is never read.
+
+    Experimental images of the train split are seen as :data:`CROPS` random crops each, turned by quarters and mirrored;
+    those of the val split as they are.
 
     Args:
         items: rows of ``models/training_sets`` of the task ``lattice``, those that the network was trained on.
@@ -75,20 +87,24 @@ def train_lattice_fusion(
         scratch, progress, device, data_versions: as :func:`atomvision_ml.models.training_run.train_checkpoint`; the
             features of a finished examination are kept in ``scratch``.
         processes: among which the scenes are divided; the features do not depend on it.
+        load_image: reads experimental images; wanted where ``items`` has some.
 
     Returns:
         The checkpoint, with a card that has no test figures yet (:func:`update_card` adds them).
 
     Raises:
-        ValueError: the train or the val split is empty, or the device is unknown.
+        ValueError: the train or the val split is empty, the device is unknown, or there are experimental images and
+            nothing to read them with.
         CheckpointError: the network's checkpoint is damaged.
         FloatingPointError: the loss is not finite.
     """
+    if load_image is None and experimental_items(items).height:
+        raise ValueError(f"{experimental_items(items).height} experimental images, but nothing to read them with")
     network = load_lattice_cnn(cnn)
     form = {name: getattr(network.parameters, name) for name in LatticeNetworkParameters.model_fields}
     chosen = (parameters or LatticeFusionParameters()).model_copy(update=form)
     data = TrainingData(items, open_blob, data_versions or {})
-    features = _features(data, chosen, network, scratch, processes)
+    features = _features(data, chosen, network, scratch, processes, load_image)
     return train_checkpoint(
         "lattice_fusion",
         LatticeFusionLearner(features, chosen, network),
@@ -174,6 +190,7 @@ def _features(
     network: LoadedLatticeCnn,
     scratch: Path,
     processes: int,
+    load_image: LoadImage | None,
 ) -> dict[str, NDArray[Any]]:
     """Features and truth of both splits, from the cache if it is of the same data, network and scenes."""
     kept = parameters.model_dump_json(include={*_SCENE_FIELDS, "scenes", "validation_images", "seed"})
@@ -184,24 +201,41 @@ def _features(
             if str(stored["identity"]) == identity:
                 return {name: stored[name] for name in stored.files if name != "identity"}
     found: dict[str, NDArray[Any]] = {}
-    for split, examine, count in (
-        ("train", partial(_train_chunk, parameters), parameters.scenes),
-        ("val", _validation_chunk, parameters.validation_images),
-    ):
-        rows = data.rows(split)
-        if split == "val":
-            rows = sorted(rows, key=lambda row: stable_seed(row["item_id"]))[:count]
-            count = len(rows)
-        folders = {blob: data.open_blob(blob) for blob in sorted({row["blob"] for row in rows})}
+    for split in ("train", "val"):
         parts = []
-        for fields, evidence, truth in _mapped(partial(examine, rows, folders, count), _chunks(count), processes):
+        for fields, evidence, truth in _seen(split, data, parameters, processes, load_image):
             seen = network_features(network.network, fields, parameters.inputs, network.device)
             parts.append((np.concatenate([evidence, seen], axis=1), truth))
-            log.info("%s: %d of %d scenes examined", split, sum(len(part[1]) for part in parts), count)
+            log.info("%s: %d images examined", split, sum(len(part[1]) for part in parts))
         found[split], found[f"{split}_truth"] = (np.concatenate(each) for each in zip(*parts, strict=True))
     scratch.mkdir(parents=True, exist_ok=True)
     np.savez(path, allow_pickle=False, identity=np.array(identity), **found)
     return found
+
+
+def _seen(
+    split: str,
+    data: TrainingData,
+    parameters: LatticeFusionParameters,
+    processes: int,
+    load_image: LoadImage | None,
+) -> Iterator[Seen]:
+    """What is examined of a split, chunk by chunk: scenes or stored images, then the experimental ones."""
+    rows = data.rows(split)
+    if split == "val":
+        rows = sorted(rows, key=lambda row: stable_seed(row["item_id"]))[: parameters.validation_images]
+    count = len(rows) if split == "val" else parameters.scenes
+    examine = _validation_chunk if split == "val" else partial(_train_chunk, parameters)
+    yield from _mapped(partial(examine, rows, _folders(rows, data), count), _chunks(count), processes)
+    taken = data.experimental_rows(split)
+    if load_image is not None:
+        crops = CROPS if split == "train" else 0
+        look = partial(_experimental_chunk, taken, _folders(taken, data), load_image, crops, parameters.seed)
+        yield from _mapped(look, range(len(taken)), processes)
+
+
+def _folders(rows: Sequence[dict[str, Any]], data: TrainingData) -> dict[str, Path]:
+    return {blob: data.open_blob(blob) for blob in sorted({row["blob"] for row in rows})}
 
 
 _SCENE_FIELDS = (
@@ -256,6 +290,35 @@ def _validation_chunk(rows: list[dict[str, Any]], folders: dict[str, Path], coun
         (validation_image(library, rows[number], number), rows[number]["pixel_size_angstrom"]) for number in numbers
     ]
     return _examined(images, class_numbers([rows[number]["bravais_lattice"] for number in numbers]))
+
+
+def _experimental_chunk(
+    rows: list[dict[str, Any]],
+    folders: dict[str, Path],
+    load_image: LoadImage,
+    crops: int,
+    seed: int,
+    number: int,
+) -> Seen:
+    """Crops of one experimental image, or the image itself where no crops are asked for."""
+    row = rows[number]
+    image, pixel = load_image(folders[row["blob"]]), row["pixel_size_angstrom"]
+    random = np.random.default_rng(stable_seed(seed, "crops", row["item_id"]))
+    images = [(random_crop(image, pixel, random), pixel) for _ in range(crops)] or [(image, pixel)]
+    return _examined(images, class_numbers([row["bravais_lattice"]] * len(images)))
+
+
+def random_crop(image: NDArray[Any], pixel_size_angstrom: float, random: np.random.Generator) -> Floats:
+    """A square part of an image [y, x] somewhere in it, turned by a multiple of 90° and perhaps mirrored.
+
+    Its edge is 60 to 100 % of the shorter side, or of 90 Å where that is shorter, and at least 48 px. No pixel is
+    interpolated, so the noise stays as it was recorded; none of these operations changes the class of a lattice.
+    """
+    largest = min(*image.shape, round(LARGEST_FIELD_ANGSTROM / pixel_size_angstrom))
+    edge = min(max(round(random.uniform(_LEAST_CROP, 1.0) * largest), _SMALLEST_CROP_PX), *image.shape)
+    top, left = (int(random.integers(size - edge + 1)) for size in image.shape)
+    part = np.rot90(image[top : top + edge, left : left + edge], int(random.integers(4)))
+    return np.ascontiguousarray(part[:, ::-1] if random.random() < 0.5 else part, np.float32)
 
 
 def _examined(images: list[tuple[Floats, float]], truth: Labels) -> Seen:

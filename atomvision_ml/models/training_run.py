@@ -24,8 +24,19 @@ from atomvision_ml.models.training import (
     curves_picture,
     train,
 )
+from atomvision_ml.schemas.vocabulary import EXPERIMENTS
 
 OpenBlob = Callable[[str], Path]
+
+
+def experimental_items(items: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a training set or a hold-out that microscopes have taken."""
+    return items.filter(pl.col("source") == EXPERIMENTS)
+
+
+def simulated_items(items: pl.DataFrame) -> pl.DataFrame:
+    """The other rows."""
+    return items.filter(pl.col("source") != EXPERIMENTS)
 
 
 @dataclass(frozen=True)
@@ -43,17 +54,23 @@ class TrainingData:
     versions: dict[str, str]
 
     def rows(self, split: str) -> list[dict[str, Any]]:
-        """The rows of ``train`` or ``val``, ordered by item; the ``test`` split is for the hold-out alone.
+        """The simulated rows of ``train`` or ``val``, ordered by item; ``test`` is for the hold-out alone.
 
         Raises:
             ValueError: the split is empty, or it is ``test``.
         """
-        if split not in ("train", "val"):
-            raise ValueError(f"a training reads the splits train and val, not {split!r}")
-        rows = self.items.filter(pl.col("split") == split).sort("item_id").to_dicts()
+        rows = _of_split(simulated_items(self.items), split)
         if not rows:
             raise ValueError(f"the {split} split is empty; a training needs images in train and val")
         return rows
+
+    def experimental_rows(self, split: str) -> list[dict[str, Any]]:
+        """The rows of ``train`` or ``val`` that microscopes have taken, ordered by item; there may be none.
+
+        Raises:
+            ValueError: the split is ``test``.
+        """
+        return _of_split(experimental_items(self.items), split)
 
     @property
     def fingerprint(self) -> str:
@@ -61,6 +78,12 @@ class TrainingData:
         kept = self.items.sort("item_id").select("item_id", "split", "blob")
         text = "\n".join(" ".join(row) for row in kept.iter_rows())
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _of_split(items: pl.DataFrame, split: str) -> list[dict[str, Any]]:
+    if split not in ("train", "val"):
+        raise ValueError(f"a training reads the splits train and val, not {split!r}")
+    return items.filter(pl.col("split") == split).sort("item_id").to_dicts()
 
 
 def train_checkpoint(
@@ -107,14 +130,16 @@ def training_card(name: str, result: TrainingResult, data: TrainingData, descrip
     import torch
 
     spec = model_spec(name)
-    sources = sorted(data.items["source"].unique())
+    sources = sorted(simulated_items(data.items)["source"].unique())
+    taken = [_named(row) for split in ("train", "val") for row in data.experimental_rows(split)]
+    also = f"; {len(taken)} experimental images, splits by sample" if taken else ""
     return ModelCard(
         name=name,
         task=spec.task,
         description=description,
         intended_use=spec.intended_use,
         limits=list(spec.limits),
-        trained_on=f"Simulated images of {', '.join(sources)}; splits by composition.",
+        trained_on=f"Simulated images of {', '.join(sources)}; splits by composition{also}.",
         data_versions=data.versions,
         splits={str(split): count for split, count in data.items["split"].value_counts().iter_rows()},
         training={
@@ -125,5 +150,17 @@ def training_card(name: str, result: TrainingResult, data: TrainingData, descrip
             "precision": result.precision,
             "validation": {key: round(value, 4) for key, value in result.best.items() if key.startswith("val")},
             "torch": torch.__version__,
-        },
+        }
+        | ({"experimental_images": taken} if taken else {}),
     )
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """What a card says of an experimental image."""
+    return {
+        "record_id": row["image_id"],
+        "original_filename": row["original_filename"],
+        "sample_id": row["split_group"].removeprefix("sample:"),
+        "lattice": row["bravais_lattice"],
+        "split": row["split"],
+    }

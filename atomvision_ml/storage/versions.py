@@ -69,9 +69,20 @@ class Facts(BaseModel):
             raise DamagedDataError(f"{origin} has no facts in its metadata: it was not written by AtomVision")
         return cls.model_validate_json(text)
 
+    def version_apart_from(self, key: str) -> str:
+        """The data version that it would have if it had been made without the input ``key``."""
+        inputs = {name: version for name, version in self.inputs.items() if key_of(name) != key}
+        made = Version(code_version=self.code_version, parameters=self.parameters, inputs=inputs)
+        return made.data_version(self.content_sha256)
+
     def stamp(self, table: pa.Table) -> pa.Table:
         """The table with these facts in its schema metadata."""
         return table.replace_schema_metadata({FACTS_KEY: self.model_dump_json()})
+
+
+def key_of(name: str) -> str:
+    """The key in the name of an input, ``"key"`` or ``"key/partition"``."""
+    return "/".join(name.split("/")[:2])
 
 
 def content_sha256(table: pa.Table) -> str:
@@ -120,9 +131,9 @@ def _digest_array(digest: hashlib._Hash, array: pa.Array) -> None:
 
 
 def blob_names(table: pa.Table) -> tuple[str, ...]:
-    """The distinct blobs named by the columns ``blob`` and ``origin_blob``, sorted."""
+    """The distinct blobs named by the columns ``blob`` and ``…_blob``, sorted."""
     named: set[str] = set()
-    for column in ("blob", "origin_blob"):
-        if column in table.column_names:
+    for column in table.column_names:
+        if column == "blob" or column.endswith("_blob"):
             named.update(pc.unique(table.column(column).drop_null()).to_pylist())
     return tuple(sorted(named))

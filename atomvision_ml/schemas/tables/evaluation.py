@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from atomvision_ml.schemas.core import FLOATS, Column, Table
-from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, LITERATURE_TASKS, SIZES, SOURCES, TASKS
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, EXPERIMENTS, LITERATURE_TASKS, SIZES, SOURCES, TASKS
 
 S, I32, I64, F64, B = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -68,6 +68,27 @@ HOLDOUT = Table(
     ),
 )
 
+EXPERIMENTAL_HOLDOUT = Table(
+    key="evaluation/experimental_holdout",
+    description=(
+        "Frozen experimental test items: every labelled image of a sample whose name's hash falls into the test "
+        "split, as the microscope took it."
+    ),
+    columns=(
+        Column(name="item_id", type=S, unique=True, description="`<task>:<record_id>`."),
+        Column(name="task", type=S, one_of=TASKS, description="Learning task."),
+        Column(name="image_id", type=S, description="Record of experiments.micrographs."),
+        Column(name="source", type=S, one_of=(EXPERIMENTS,), description="Tells them from simulated items."),
+        Column(name="split_group", type=S, description="`sample:<sample_id>`."),
+        Column(name="blob", type=S, description="OME-Zarr group."),
+        Column(name="index", type=I32, minimum=0, description="Always 0: one image a blob."),
+        Column(name="pixel_size_angstrom", type=F64, unit="Å", description="Pixel size."),
+        Column(name="bravais_lattice", type=S, one_of=BRAVAIS_LATTICES, description="The person's label."),
+        Column(name="is_ambiguous", type=B, description="Always false."),
+        Column(name="original_filename", type=S, nullable=True, description="Name of the file as received."),
+    ),
+)
+
 METRICS = Table(
     key="evaluation/metrics",
     description="One long table of every figure, models and their baselines alike, with intervals.",
@@ -83,7 +104,7 @@ METRICS = Table(
         ),
         Column(name="size", type=S, one_of=SIZES, description="Size of the graph."),
         Column(name="seed", type=I32, description="Training seed; 0 for classical methods."),
-        Column(name="slice", type=S, description="Which items, e.g. `all|clean`, `periods_6_to_7|1000`."),
+        Column(name="slice", type=S, description="Which items, e.g. `all|clean`, `experiment|as_taken`."),
         Column(name="metric", type=S, description="Name of the metric, e.g. `macro_f1`, `recall_square`, `iou`."),
         Column(name="value", type=F64, description="Its value."),
         Column(

@@ -1,11 +1,12 @@
 import numpy as np
+import polars as pl
 import pytest
 
 from atomvision_ml.images.stem import Projection, View, render_batch
 from atomvision_ml.models import lattice_fusion_training as training
 from atomvision_ml.models.checkpoint import CheckpointError
 from atomvision_ml.models.lattice_cnn import LatticeCnnParameters
-from atomvision_ml.models.lattice_cnn_training import train_lattice_cnn
+from atomvision_ml.models.lattice_cnn_training import class_numbers, train_lattice_cnn
 from atomvision_ml.models.lattice_finder import examine_lattice, find_lattice
 from atomvision_ml.models.lattice_fusion import (
     N_EVIDENCE,
@@ -136,3 +137,75 @@ def test_scenes_of_a_chunk_depend_on_its_number_alone(small_set):
 def test_a_wrong_checkpoint_is_refused(cnn):
     with pytest.raises(CheckpointError, match="not a lattice_fusion"):
         fuse_lattice(image(), 0.2, cnn)
+
+
+def with_micrographs(small_set, folder, lattices, splits):
+    """The training set with square images of a rectangular crystal, as microscopes would have taken them."""
+    random = np.random.default_rng(3)
+    for number in range(len(lattices)):
+        (folder / f"m{number}").mkdir(parents=True)
+        np.save(folder / f"m{number}" / "image.npy", random.poisson(image()[:96, : 100 + number]))
+    items = small_set.training_set("lattice")
+    taken = [
+        {
+            "item_id": f"lattice:m{number}", "task": "lattice", "image_id": f"m{number}", "source": "experiments",
+            "split": split, "split_group": f"sample:{number}", "blob": f"m{number}", "index": 0,
+            "pixel_size_angstrom": 0.2, "bravais_lattice": lattice, "is_ambiguous": False,
+            "original_filename": f"{number}.dm3",
+        }
+        for number, (lattice, split) in enumerate(zip(lattices, splits, strict=True))
+    ]  # fmt: skip
+    return pl.concat([items, pl.DataFrame(taken, schema=items.schema)])
+
+
+def load(folder):
+    return np.load(folder / "image.npy").astype(np.float32)
+
+
+def test_experimental_images_are_examined_beside_the_scenes_which_stay_as_they_are(cnn, fused, small_set, tmp_path):
+    items = with_micrographs(small_set, tmp_path, ["rectangular", "square", "rhombic"], ["train", "val", "test"])
+    checkpoint = train_lattice_fusion(
+        items,
+        lambda blob: tmp_path / blob if blob.startswith("m") else small_set.open_blob(blob),
+        LatticeFusionParameters(**TINY),
+        cnn=cnn,
+        scratch=tmp_path,
+        device="cpu",
+        load_image=load,
+    )
+    former, folder = fused
+    old, new = (np.load(place / training.CACHE_FILE) for place in (folder, tmp_path))
+    for split, more in (("train", training.CROPS), ("val", 1)):
+        assert np.array_equal(old[split], new[split][: len(old[split])])
+        assert len(new[split]) == len(old[split]) + more
+    assert new["train_truth"][-1] == class_numbers(["rectangular"])[0]
+    assert new["val_truth"][-1] == class_numbers(["square"])[0]
+    head = "head.0.weight"
+    assert not np.array_equal(checkpoint.weights()[head].numpy(), former.weights()[head].numpy())
+    told = checkpoint.card.training["experimental_images"]
+    assert [(each["record_id"], each["split"]) for each in told] == [("m0", "train"), ("m1", "val")]
+    assert "experimental_images" not in former.card.training
+    assert "2 experimental images" in checkpoint.card.trained_on
+
+
+def test_experimental_images_need_a_reader(cnn, small_set, tmp_path):
+    items = with_micrographs(small_set, tmp_path, ["square"], ["train"])
+    with pytest.raises(ValueError, match="nothing to read them with"):
+        train_lattice_fusion(
+            items, small_set.open_blob, LatticeFusionParameters(**TINY), cnn=cnn, scratch=tmp_path, device="cpu"
+        )
+
+
+def test_crops_are_parts_of_the_image():
+    random = np.random.default_rng(0)
+    values = np.arange(120 * 200, dtype=float).reshape(120, 200)
+    edges = set()
+    for _ in range(40):
+        crop = training.random_crop(values, 0.5, random)
+        edges.add(len(crop))
+        assert crop.shape == (len(crop), len(crop))
+        steps = {abs(crop[0, 1] - crop[0, 0]), abs(crop[1, 0] - crop[0, 0])}
+        assert steps == {1.0, 200.0}, "turned and mirrored, not interpolated"
+    assert 72 <= min(edges) < max(edges) <= 120
+    assert max(training.random_crop(values, 1.5, random).shape) <= 60, "the field of the network is 90 Å"
+    assert training.random_crop(values[:50, :50], 5.0, random).shape == (48, 48)

@@ -5,10 +5,10 @@ from atomvision_ml.schemas.tables.predictions.common import F64, ITEM, MODEL_ID,
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, MODELS
 
 
-def _table(name: str) -> Table:
+def _table(key: str, description: str) -> Table:
     return Table(
-        key=f"predictions/{name}",
-        description=f"Bravais lattice of each hold-out image, and its vectors where the model gives them, by {name}.",
+        key=key,
+        description=description,
         columns=(
             ITEM,
             MODEL_ID,
@@ -52,4 +52,16 @@ def _table(name: str) -> Table:
     )
 
 
-ALL = tuple(_table(name) for name, task in MODELS.items() if task == "lattice")
+EXPERIMENTAL_ANSWERS = _table(
+    "evaluation/experimental_answers",
+    "Bravais lattice of each experimental test image, by every model of the task and by a trivial baseline.",
+)
+
+ALL = tuple(
+    _table(
+        f"predictions/{name}",
+        f"Bravais lattice of each hold-out image, and its vectors where the model gives them, by {name}.",
+    )
+    for name, task in MODELS.items()
+    if task == "lattice"
+)
