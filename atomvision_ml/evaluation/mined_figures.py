@@ -34,7 +34,8 @@ def mined_figures(connection: duckdb.DuckDBPyConnection) -> Table | None:
     for name in ("paper", "figure"):
         table.add_column(name, no_wrap=True)
     for name in ("title", "shows", "materials", "licence"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name)
     for paper, number, words, *told, _ in rows:
-        table.add_row(*(Text(value) for value in (paper, number, plain_caption(words), *told)))
+        cells = (paper, number, plain_caption(words), *told)
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
     return table
