@@ -6,17 +6,20 @@ import dagster as dg
 from pydantic import Field
 
 from atomvision_assets.automation import when_inputs_change
-from atomvision_assets.declare import table_asset
+from atomvision_assets.declare import on_partition, table_asset
 from atomvision_assets.models.factory import Size
 from atomvision_assets.store import Product, Store, Work
+from atomvision_ml.evaluation.adoption import TASK as ADOPTING_TASK
 from atomvision_ml.evaluation.answers import FURTHER_TABLES
 from atomvision_ml.evaluation.gallery.build import GalleryParameters
 from atomvision_ml.evaluation.holdout import HoldoutParameters
 from atomvision_ml.evaluation.metrics import MetricParameters
 from atomvision_ml.models.registry import model_names
-from atomvision_ml.settings import settings
+from atomvision_ml.settings import cores, settings
 from atomvision_ml.storage.keys import (
     EVALUATION_COMPARISONS,
+    EVALUATION_EXPERIMENTAL_ANSWERS,
+    EVALUATION_EXPERIMENTAL_HOLDOUT,
     EVALUATION_GALLERY,
     EVALUATION_HOLDOUT,
     EVALUATION_METRICS,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 MODELS = [f"models/{name}" for name in model_names()]
+HOLDOUTS = (EVALUATION_HOLDOUT, EVALUATION_EXPERIMENTAL_HOLDOUT)
 ANSWERS = [*(f"predictions/{name}" for name in model_names()), *FURTHER_TABLES]
 
 
@@ -104,10 +108,63 @@ def holdout(context: dg.AssetExecutionContext, store: Store, config: HoldoutConf
 
 
 @table_asset(
+    EVALUATION_EXPERIMENTAL_HOLDOUT,
+    code_version="1",
+    kinds={"polars", "parquet"},
+    deps=[on_partition(MODELS_TRAINING_SETS, ADOPTING_TASK)],
+    automation_condition=when_inputs_change(),
+)
+def experimental_holdout(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
+    """Freeze the labelled micrographs of the test samples."""
+    from atomvision_ml.evaluation.adoption import holdout_rows
+
+    work = store.begin(context)
+    manifest = work.scan(MODELS_TRAINING_SETS, ADOPTING_TASK)
+    return work.publish(lambda: Product(holdout_rows(manifest.collect())))
+
+
+@table_asset(
+    EVALUATION_EXPERIMENTAL_ANSWERS,
+    code_version="1",
+    kinds={"python", "parquet"},
+    deps=[
+        EVALUATION_EXPERIMENTAL_HOLDOUT,
+        on_partition(MODELS_TRAINING_SETS, ADOPTING_TASK),
+        *(f"models/{name}" for name in model_names(ADOPTING_TASK)),
+    ],
+    automation_condition=when_inputs_change(),
+)
+def experimental_answers(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
+    """Ask every model of the lattice what it says of the experimental hold-out; what it has said is kept."""
+    import polars as pl
+
+    from atomvision_ml.evaluation.tasks.lattice import experimental_answers as answers_to
+
+    work = store.begin(context)
+    items, manifest = work.scan(EVALUATION_EXPERIMENTAL_HOLDOUT), work.scan(MODELS_TRAINING_SETS, ADOPTING_TASK)
+    models = [work.scan(f"models/{name}").filter("is_checkpoint") for name in model_names(ADOPTING_TASK)]
+
+    def make() -> Product:
+        return Product(
+            answers_to(
+                pl.concat([model.collect() for model in models]).to_dicts(),
+                items.collect(),
+                manifest.collect(),
+                work.lake.blob,
+                former=work.former(),
+                processes=cores(),
+                progress=work.progress,
+            )
+        )
+
+    return work.publish(make)
+
+
+@table_asset(
     EVALUATION_METRICS,
     code_version="3",
     kinds={"polars", "parquet"},
-    deps=[*ANSWERS, *MODELS, EVALUATION_HOLDOUT],
+    deps=[*ANSWERS, *MODELS, *HOLDOUTS],
     automation_condition=when_inputs_change(),
 )
 def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfig) -> dg.MaterializeResult:
@@ -120,7 +177,7 @@ def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfi
     from atomvision_ml.evaluation.vacancies import vacancy_metric_rows
 
     work = store.begin(context)
-    items = work.scan(EVALUATION_HOLDOUT)
+    items = [work.scan(key) for key in HOLDOUTS]
     answers, models = _scan_answers(work), _scan_models(work)
     parameters = MetricParameters(**config.model_dump())
 
@@ -128,7 +185,7 @@ def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfi
         made = pl.concat([model.select("model_id", "size", "seed").collect() for model in models.values()])
         seeds = dict(made.select("model_id", "seed").iter_rows())
         given = by_task({name: table.collect() for name, table in answers.items()})
-        size, judged = _size_of(made), items.collect()
+        size, judged = _size_of(made), _together(items)
         rows = [
             row
             for table in given.values()
@@ -143,7 +200,7 @@ def metrics(context: dg.AssetExecutionContext, store: Store, config: MetricConfi
     EVALUATION_COMPARISONS,
     code_version="1",
     kinds={"polars", "parquet"},
-    deps=[*ANSWERS, *MODELS, EVALUATION_HOLDOUT],
+    deps=[*ANSWERS, *MODELS, *HOLDOUTS],
     automation_condition=when_inputs_change(),
 )
 def comparisons(context: dg.AssetExecutionContext, store: Store, config: MetricConfig) -> dg.MaterializeResult:
@@ -154,7 +211,7 @@ def comparisons(context: dg.AssetExecutionContext, store: Store, config: MetricC
     from atomvision_ml.evaluation.comparisons import comparison_rows
 
     work = store.begin(context)
-    items = work.scan(EVALUATION_HOLDOUT)
+    items = [work.scan(key) for key in HOLDOUTS]
     answers, models = _scan_answers(work), _scan_models(work)
     parameters = MetricParameters(**config.model_dump())
 
@@ -162,7 +219,7 @@ def comparisons(context: dg.AssetExecutionContext, store: Store, config: MetricC
         made = pl.concat([model.select("size").collect() for model in models.values()])
         repeats = _further_seeds(models)
         given = by_task({name: table.collect() for name, table in answers.items()})
-        size, judged = _size_of(made), items.collect()
+        size, judged = _size_of(made), _together(items)
         return Product(
             [
                 row
@@ -172,6 +229,13 @@ def comparisons(context: dg.AssetExecutionContext, store: Store, config: MetricC
         )
 
     return work.publish(make, parameters=parameters.model_dump())
+
+
+def _together(items: "list[pl.LazyFrame]") -> "pl.DataFrame":
+    """Simulated and experimental items in one table; what only one of them has is null in the other."""
+    import polars as pl
+
+    return pl.concat([table.collect() for table in items], how="diagonal_relaxed")
 
 
 def _size_of(models: "pl.DataFrame") -> str:

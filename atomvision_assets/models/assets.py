@@ -1,4 +1,4 @@
-"""Assets of the models domain: training sets, the champions."""
+"""The asset of the training sets."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,10 @@ from atomvision_assets.models.factory import Size
 from atomvision_assets.store import Product, Store, Work
 from atomvision_ml.evaluation.adoption import TASK, AdoptionParameters, adopt
 from atomvision_ml.evaluation.splits import SplitParameters
-from atomvision_ml.models.registry import model_names
 from atomvision_ml.settings import settings
 from atomvision_ml.storage.keys import (
-    EVALUATION_METRICS,
     EXPERIMENTS_MICROGRAPHS,
     IMAGES_STEM,
-    MODELS_CHAMPIONS,
     MODELS_TRAINING_SETS,
     STRUCTURES_MATERIALS,
 )
@@ -93,31 +90,3 @@ def _micrographs(work: Work, rule: AdoptionParameters) -> "tuple[Adoption | None
         work.count_as_before(EXPERIMENTS_MICROGRAPHS)
     work.context.log.info(f"{work.name}: {adoption.reason}")
     return adoption, rows
-
-
-@table_asset(
-    MODELS_CHAMPIONS,
-    code_version="1",
-    kinds={"python", "parquet"},
-    deps=[EVALUATION_METRICS, *(f"models/{name}" for name in model_names())],
-    automation_condition=when_inputs_change(),
-)
-def champions(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
-    """Judge the newest model of each task by the promotion rule; the former champion stays unless it is beaten."""
-    from atomvision_ml.evaluation.promotion import champion_rows
-
-    work = store.begin(context)
-    figures = work.scan(EVALUATION_METRICS)
-    candidates = {name: work.scan(f"models/{name}") for name in model_names()}
-
-    def make() -> Product:
-        former = work.former()
-        in_office = {row["task"]: row for row in former.to_dicts()} if former is not None else {}
-        rows = champion_rows(
-            [row for table in candidates.values() for row in table.filter("is_checkpoint").collect().to_dicts()],
-            figures.collect(),
-            in_office,
-        )
-        return Product(rows, metadata={row["task"]: row["reason"] for row in rows})
-
-    return work.publish(make)

@@ -24,14 +24,15 @@ def by_task(answers: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
         answers: by name of the model, or by key for :data:`FURTHER_TABLES`.
 
     Returns:
-        Rows by task; a baseline that several tables hold is taken from the first of them.
+        Rows by task; what several tables say of a method and an item is taken from the first of them.
     """
     tasks = {**MODELS, **{key: task for task, protocol in PROTOCOLS.items() for key in protocol.answers}}
     found: dict[str, list[pl.DataFrame]] = {}
     for name, table in answers.items():
         parts = found.setdefault(tasks[name], [])
-        known = {method for part in parts for method in part["model_id"].unique()}
-        parts.append(table.filter(~pl.col("model_id").is_in(list(known))))
+        for known in list(parts):
+            table = table.join(known.select("model_id", "item_id").unique(), on=["model_id", "item_id"], how="anti")
+        parts.append(table)
     return {task: pl.concat(parts, how="diagonal_relaxed") for task, parts in found.items()}
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.images.detector import dose_name
 from atomvision_ml.models.training import stable_seed
+from atomvision_ml.schemas.vocabulary import EXPERIMENTS
 
 if TYPE_CHECKING:
     from atomvision_ml.images.columns import Columns
@@ -126,7 +127,14 @@ class ItemReader:
         return self._set(row["blob"]).numbers(row["index"])
 
     def image(self, row: Mapping[str, Any]) -> NDArray[np.float32]:
-        """The image at the row's dose: counts per pixel, or the noiseless image where the dose is null."""
+        """The image at the row's dose: counts per pixel, or the noiseless image where the dose is null.
+
+        An experimental image is what the microscope took.
+        """
+        if row["source"] == EXPERIMENTS:
+            from atomvision_ml.experiments.micrograph_store import read_image
+
+            return read_image(self._open_blob(row["blob"]))
         return expose(
             self.clean(row), row["pixel_size_angstrom"], row.get("mean_detected_e_per_a2"), row.get("noise_seed") or 0
         )

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from atomvision_ml.images.detector import dose_name
 from atomvision_ml.schemas.vocabulary import TASKS
 
+AS_TAKEN = "experiment|as_taken"
+"""The slice of the experimental items, at whatever dose they were taken."""
+
 
 class PromotionRule(BaseModel):
     """What decides; flat and frozen."""
@@ -14,9 +17,16 @@ class PromotionRule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: str = Field(description="Metric of evaluation/metrics; higher is better.")
-    slice: str = Field(description="Slice that decides.")
+    slice: str = Field(description="Slice that decides; together with the experimental items where there are any.")
     margin: float = Field(default=0.0, ge=0, description="By how much the best baseline must be beaten.")
-    tolerance: float = Field(default=0.005, ge=0, description="How far behind the incumbent still counts as equal.")
+    guarded: tuple[str, ...] = Field(
+        default=(), description="Further slices on which a champion is never followed by a significantly worse model."
+    )
+
+    @property
+    def deciding(self) -> tuple[str, str]:
+        """The slices over which the deciding figure is the mean, as far as there are such items."""
+        return self.slice, AS_TAKEN
 
 
 class Protocol(BaseModel):
@@ -65,15 +75,20 @@ PROTOCOLS: dict[str, Protocol] = {
     "lattice": Protocol(
         title="Bravais lattice",
         doses_e_per_a2=(None, 1000.0, 300.0, 100.0),
-        rule=PromotionRule(metric="macro_f1", slice="unambiguous|1000"),
+        rule=PromotionRule(
+            metric="macro_f1",
+            slice="unambiguous|1000",
+            guarded=("all|clean", "all|1000", "all|300", "all|100", "resolvable|1000"),
+        ),
         score="is_correct",
         shown_metrics=("macro_f1", "accuracy", "balanced_accuracy", "ece"),
-        shown_slices=("all", "unambiguous", "clear", "resolvable"),
+        shown_slices=("all", "unambiguous", "clear", "resolvable", "experiment"),
+        answers=("evaluation/experimental_answers",),
     ),
     "segmentation": Protocol(
         title="Segmentation",
         doses_e_per_a2=(None, 1000.0, 100.0),
-        rule=PromotionRule(metric="iou", slice="all|1000", margin=0.05),
+        rule=PromotionRule(metric="iou", slice="all|1000", margin=0.05, guarded=("all|clean", "all|100")),
         score="iou",
         shown_metrics=("iou", "dice", "paper_pixel_accuracy", "detection_f1", "localisation_rmse_angstrom"),
         labels={"paper_pixel_accuracy": "pixel accuracy as in the paper"},
@@ -81,7 +96,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "atoms": Protocol(
         title="Atom finding",
         doses_e_per_a2=(None, 1000.0, 100.0),
-        rule=PromotionRule(metric="detection_f1", slice="all|100"),
+        rule=PromotionRule(metric="detection_f1", slice="all|100", guarded=("all|clean", "all|1000")),
         score="f1",
         shown_metrics=(
             "detection_f1",
@@ -102,7 +117,12 @@ PROTOCOLS: dict[str, Protocol] = {
     "super_resolution": Protocol(
         title="Super-resolution, four times finer",
         doses_e_per_a2=(None, 1000.0),
-        rule=PromotionRule(metric="psnr_db", slice="vacancies_0.2|1000", margin=3.0),
+        rule=PromotionRule(
+            metric="psnr_db",
+            slice="vacancies_0.2|1000",
+            margin=3.0,
+            guarded=("physical_0.2|1000", "physical_0.1|1000", "vacancies_0.2|clean"),
+        ),
         score="psnr_db",
         shown_metrics=("psnr_db", "ssim", "frc_mean", "position_rmse_angstrom", "invented_rate", "lost_rate"),
         shown_slices=("physical_0.2", "physical_0.1", "bicubic_0.2", "vacancies_0.2"),
@@ -118,7 +138,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "reconstruction": Protocol(
         title="Autoencoders",
         doses_e_per_a2=(None, 1000.0),
-        rule=PromotionRule(metric="psnr_db", slice="all|1000"),
+        rule=PromotionRule(metric="psnr_db", slice="all|1000", guarded=("all|clean",)),
         score="psnr_db",
         shown_metrics=("psnr_db", "ssim", "psnr_short_db", "ssim_short", "probe_accuracy", "probe_accuracy_short"),
         labels={
@@ -145,7 +165,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "defects": Protocol(
         title="Defects of damaged sheets",
         doses_e_per_a2=(None, 1000.0, 300.0, 100.0),
-        rule=PromotionRule(metric="f1", slice="all|1000", margin=0.05),
+        rule=PromotionRule(metric="f1", slice="all|1000", margin=0.05, guarded=("all|clean", "all|300", "all|100")),
         score="f1",
         shown_metrics=(
             "f1",

@@ -11,8 +11,10 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
+from atomvision_ml.evaluation.protocol import AS_TAKEN
 from atomvision_ml.evaluation.tasks import TASKS, Task
 from atomvision_ml.images.detector import dose_name
+from atomvision_ml.models.training_run import experimental_items, simulated_items
 
 CLEAR_OWN_STRAIN_PERCENT = 0.2
 CLEAR_NEXT_STRAIN_PERCENT = 3.0
@@ -52,10 +54,10 @@ def slices_of(answers: pl.DataFrame) -> list[Slice]:
     Args:
         answers: predictions of one task joined with their items; columns that a slice asks for may be absent.
     """
-    task = TASKS[answers["task"][0]]
-    conditions = _conditions(answers, task)
-    found = []
-    for (dose,), part in answers.group_by(["mean_detected_e_per_a2"]):
+    task, taken, simulated = TASKS[answers["task"][0]], experimental_items(answers), simulated_items(answers)
+    conditions = _conditions(simulated, task)
+    found = [Slice(AS_TAKEN, taken, True, False)] if taken.height else []
+    for (dose,), part in simulated.group_by(["mean_detected_e_per_a2"]):
         for which, (condition, is_compared, is_bin) in conditions.items():
             kept = part.filter(condition)
             if kept.height:

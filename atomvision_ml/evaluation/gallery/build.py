@@ -217,4 +217,4 @@ def write_page(path: Path, template: str, **values: Any) -> None:
 
 def _dose_order(name: str) -> float:
     dose = name.partition("|")[2]
-    return 0.0 if dose == "clean" else -float(dose) + 1e9
+    return 0.0 if dose in ("clean", "as_taken") else -float(dose) + 1e9

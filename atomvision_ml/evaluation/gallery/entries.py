@@ -66,4 +66,5 @@ def picometres(value_angstrom: float | None) -> str:
 
 def dose_words(dose: str) -> str:
     """A dose as :func:`dose_name` has it, in words."""
-    return "noiseless" if dose == "clean" else f"{dose} e/Å²"
+    known = {"clean": "noiseless", "as_taken": "as taken"}
+    return known.get(dose) or f"{dose} e/Å²"

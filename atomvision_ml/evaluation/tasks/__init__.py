@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
+import pyarrow as pa
 
 from atomvision_ml.evaluation.gallery.entries import GalleryContext
 from atomvision_ml.evaluation.judging import Row
@@ -35,6 +36,8 @@ class Task:
         draw: from an item to its entry in the gallery.
         slices: further slices of the task, conditions on predictions joined with their items, by name.
         has_common_slices: whether the slices that all tasks share mean something here.
+        answer_again: asks a registered model of the task what it says of items, as :func:`lattice.answer_again`; None
+            where no champion of it can be asked again.
         medians: figures without interval: column of the predictions whose median it is, by name.
     """
 
@@ -43,10 +46,16 @@ class Task:
     slices: Mapping[str, pl.Expr] = field(default_factory=dict)
     has_common_slices: bool = True
     medians: Mapping[str, str] = field(default_factory=dict)
+    answer_again: Callable[..., pa.Table] | None = None
 
 
 TASKS = {
-    "lattice": Task(lattice.sums, lattice.draw, medians={"vector_error_median_angstrom": "vector_error_angstrom"}),
+    "lattice": Task(
+        lattice.sums,
+        lattice.draw,
+        medians={"vector_error_median_angstrom": "vector_error_angstrom"},
+        answer_again=lattice.answer_again,
+    ),
     "segmentation": Task(segmentation.sums, segmentation.draw),
     "atoms": Task(atoms.sums, atoms.draw),
     "super_resolution": Task(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from atomvision_ml.evaluation.gallery.entries import GalleryContext, add_picture
 from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
 from atomvision_ml.evaluation.judging import Progress, Row, items_of, judge_items
 from atomvision_ml.evaluation.sums import Evaluate, Figures, mean_of_known, ratio
+from atomvision_ml.models.checkpoint import load_checkpoint
 from atomvision_ml.models.registry import model_spec
+from atomvision_ml.models.training_run import experimental_items
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
@@ -100,6 +102,95 @@ def predict_by_network(
     return judge_items(table(f"predictions/{model_id.partition('@')[0]}"), judge, rows, open_blob, processes, progress)
 
 
+def answer_again(
+    items: pl.DataFrame,
+    open_blob: OpenBlob,
+    *,
+    checkpoint: Path,
+    model_id: str,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """What any registered model of the task says of items, simulated or experimental, without baselines.
+
+    Args:
+        items: rows of ``evaluation/holdout`` or ``evaluation/experimental_holdout``.
+        open_blob: local folder of a blob.
+        checkpoint: folder of the model; CheckpointError if it is damaged.
+        model_id: ``<name>@<version>``.
+        processes: more than one divides the items among so many processes.
+        progress: called with (items done, items in all).
+
+    Raises:
+        ValueError: no lattice items.
+    """
+    name = model_id.partition("@")[0]
+    if model_spec(name).kind == "network":
+        judge = partial(_judge_network, model_id=model_id, checkpoint=checkpoint)
+    else:
+        judge = partial(_judge_finder, model_id=model_id, parameters=load_checkpoint(checkpoint).parameters)
+    rows = items_of(items, "lattice")
+    return judge_items(table(f"predictions/{name}"), judge, rows, open_blob, processes, progress)
+
+
+def experimental_answers(
+    models: Iterable[Mapping[str, Any]],
+    items: pl.DataFrame,
+    training_set: pl.DataFrame,
+    open_blob: OpenBlob,
+    *,
+    former: pl.DataFrame | None = None,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> pl.DataFrame:
+    """What the models of the task and a trivial baseline say of the experimental hold-out.
+
+    Args:
+        models: the newest rows of ``models/<name>``.
+        items: rows of ``evaluation/experimental_holdout``; there may be none.
+        training_set: rows of ``models/training_sets`` of the task; its experimental images of the train split tell the
+            baseline's answer, or its simulated ones if there are none.
+        open_blob: local folder of a blob.
+        former: rows of ``evaluation/experimental_answers``: what a model has said of an item is not asked again.
+        processes, progress: as :func:`answer_again`.
+
+    Returns:
+        Rows of ``evaluation/experimental_answers``.
+    """
+    none = pl.DataFrame(table("evaluation/experimental_answers").empty())
+    if items.is_empty():
+        return none
+    labels = items.select("item_id", "bravais_lattice")
+    known = none if former is None else former.filter(pl.col("role") == "model").join(labels, on="item_id", how="semi")
+    parts = [_most_frequent(items, training_set)]
+    for model in models:
+        kept = known.filter(pl.col("model_id") == model["model_id"])
+        asked = items.join(kept, on="item_id", how="anti")
+        parts.append(kept)
+        if asked.height:
+            checkpoint, name = open_blob(model["blob"]), model["model_id"]
+            answers = answer_again(
+                asked, open_blob, checkpoint=checkpoint, model_id=name, processes=processes, progress=progress
+            )
+            parts.append(pl.DataFrame(answers))
+    right = (pl.col("lattice") == pl.col("bravais_lattice")).fill_null(value=False)
+    answered = pl.concat([none, *parts]).join(labels, on="item_id", how="left")
+    return answered.with_columns(is_correct=right).drop("bravais_lattice")
+
+
+def _most_frequent(items: pl.DataFrame, training_set: pl.DataFrame) -> pl.DataFrame:
+    train = training_set.filter(pl.col("split") == "train")
+    taken = experimental_items(train)
+    counts = (taken if taken.height else train)["bravais_lattice"].value_counts(sort=True)
+    shares = dict(counts.iter_rows())
+    answer = max(sorted(shares), key=lambda name: shares[name])
+    rows = [_lattice_row(row, "majority_class", "trivial", answer, None) for row in items.to_dicts()]
+    probabilities = [shares.get(name, 0) / sum(shares.values()) for name in BRAVAIS_LATTICES]
+    return pl.DataFrame(
+        table("evaluation/experimental_answers").from_rows([{**row, "probabilities": probabilities} for row in rows])
+    )
+
+
 def vector_error(found_angstrom: ArrayLike, true_angstrom: ArrayLike) -> float:
     """Largest distance, in Å, of a found vector to the true lattice's nearest vector; both (2, 2) rows."""
     found, true = np.reshape(found_angstrom, (2, 2)), np.reshape(true_angstrom, (2, 2))
@@ -118,6 +209,10 @@ def _judge_lattice(
     trivial = _lattice_row(row, "majority_class", "trivial", baselines.majority_class, None)
     trivial["probabilities"] = [baselines.class_shares[name] for name in BRAVAIS_LATTICES]
     return [_found_lattice(row, image, model_id, parameters), simple, trivial]
+
+
+def _judge_finder(row: Row, reader: ItemReader, model_id: str, parameters: Mapping[str, Any]) -> list[Row]:
+    return [_found_lattice(row, reader.image(row), model_id, parameters)]
 
 
 def _judge_network(row: Row, reader: ItemReader, model_id: str, checkpoint: Path) -> list[Row]:
@@ -151,6 +246,8 @@ def _found_lattice(row: Row, image: NDArray[Any], model_id: str, parameters: Map
 
 
 def _lattice_row(row: Row, model_id: str, role: str, lattice: str | None, vectors: ArrayLike | None) -> Row:
+    """One answer; of an experimental image nobody knows the vectors."""
+    true = row.get("lattice_vectors_angstrom")
     return {
         "item_id": row["item_id"],
         "model_id": model_id,
@@ -158,7 +255,7 @@ def _lattice_row(row: Row, model_id: str, role: str, lattice: str | None, vector
         "lattice": lattice,
         "lattice_vectors_angstrom": None if vectors is None else _finite(vectors),
         "is_correct": lattice == row["bravais_lattice"],
-        "vector_error_angstrom": None if vectors is None else vector_error(vectors, row["lattice_vectors_angstrom"]),
+        "vector_error_angstrom": None if vectors is None or true is None else vector_error(vectors, true),
     }
 
 

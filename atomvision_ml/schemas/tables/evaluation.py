@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from atomvision_ml.schemas.core import FLOATS, Column, Table
+from atomvision_ml.schemas.tables.predictions.lattice import EXPERIMENTAL_ANSWERS
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, EXPERIMENTS, LITERATURE_TASKS, SIZES, SOURCES, TASKS
 
 S, I32, I64, F64, B = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
@@ -217,4 +218,4 @@ EMBEDDINGS = Table(
     ),
 )
 
-ALL = (EMBEDDINGS, HOLDOUT, METRICS, COMPARISONS, GALLERY)
+ALL = (EMBEDDINGS, HOLDOUT, EXPERIMENTAL_HOLDOUT, EXPERIMENTAL_ANSWERS, METRICS, COMPARISONS, GALLERY)

@@ -155,6 +155,7 @@ CHAMPIONS = Table(
         ),
         Column(name="name", type=S, nullable=True, description="Its registered name."),
         Column(name="blob", type=S, nullable=True, description="Its checkpoint."),
+        Column(name="since", type=AT, nullable=True, description="When it came into office; null: nobody is."),
         Column(name="candidate_id", type=S, description="The model that was judged last."),
         Column(name="is_promoted", type=B, description="Whether it became the champion."),
         Column(name="reason", type=S, description="The verdict on it in words, with the figures."),
@@ -170,4 +171,4 @@ CHAMPIONS = Table(
     ),
 )
 
-ALL = (TRAINING_SETS, *(_model_table(name, task) for name, task in MODELS.items()), CHAMPIONS)
+ALL = (TRAINING_SETS, *(_model_table(name, task) for name, task in MODELS.items()), VERDICTS, DECISIONS, CHAMPIONS)
