@@ -7,6 +7,7 @@ splits, training and answers; what is unchanged there is not made again. The res
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,12 +107,33 @@ def release(
     options = [] if size is Size.full else ["--size", size.value]
     if sources != PROTOTYPES:
         options += [word for source in sources for word in ("--source", source)]
+    for key, values in (config or {}).items():
+        options += [word for name, value in values.items() for word in ("--change", f"{key}.{name}={value}")]
     for name in names:
         command = " ".join(["python -m dagster_project.release", *options, name])
         made = release_checkpoint(store.lake, name, target / name, how_to_make=command)
         weight = sum(path.stat().st_size for path in made.folder.iterdir()) / 1e6
         console.print(f"released {name}: {made.n_parameters:,} weights, {weight:.2f} MB", highlight=False)
     return 0
+
+
+def changes(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Parameters by asset key, of texts such as ``models/srgan.epochs=3``; values are JSON, anything else is a text.
+
+    Raises:
+        ValueError: a text is not of that form.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        where, is_given, value = text.partition("=")
+        key, _, name = where.rpartition(".")
+        if not (is_given and key and name):
+            raise ValueError(f"{text!r} is not of the form models/NAME.PARAMETER=VALUE")
+        try:
+            found.setdefault(key, {})[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key][name] = value
+    return found
 
 
 def main(
@@ -122,6 +144,9 @@ def main(
     size: Annotated[Size, typer.Option(help="Parameters of the training.")] = Size.full,
     source: Annotated[list[str] | None, typer.Option(help="Structure databases; by default the prototypes.")] = None,
     target: Annotated[Path | None, typer.Option(help="Folder of the result; by default the package's.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option(help="A parameter of an asset, e.g. models/srgan.epochs=3; may be repeated.")
+    ] = None,
 ) -> None:
     """Train and judge networks, one seed each, and put their checkpoints where `predict` finds them."""
     console = Console()
@@ -130,7 +155,13 @@ def main(
     if unknown := sorted(set(sources) - set(SOURCES)):
         raise typer.BadParameter(f"unknown sources {', '.join(unknown)}; known are {', '.join(SOURCES)}")
     try:
-        code = release(root, names, target or released_folder(), size=size, sources=sources, console=console)
+        config = changes(change or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    try:
+        code = release(
+            root, names, target or released_folder(), size=size, sources=sources, config=config, console=console
+        )
     except (ReleaseError, UnknownModelError) as error:
         console.print(str(error), style="red")
         code = 1

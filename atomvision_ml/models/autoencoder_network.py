@@ -7,7 +7,9 @@ by dense layers on coefficients.
 
 Both are multiplied by the error that the linear code is expected to make: the variance that the components leave out,
 and the noise that they let through. Noise is seen in the components of least variance; where there is any, coefficients
-are shrunk as by a Wiener filter. So an untrained network is the linear code, and cannot spoil what that says well.
+are shrunk as by a Wiener filter. So an untrained network is the linear code. How far a trained one is believed, a gain
+for each expected error, is measured on fields that it has not learned: where the linear code leaves nothing to gain, it
+is not believed.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from atomvision_ml.models.components import Components
 _SEES_NOISE, _SEES_DETAIL = 32, 8  # these shares of the components, those of least variance, tell noise and detail
 _SHELL = 32  # components of about equal variance lie within this share before and behind
 _OWN_DETAIL = 10  # fine images hold more in those components than the average one, so many times as much
+_NOISE = 15  # so many times as much is noise: of 300 noiseless fields none has more, at 1e4 e/Å² the least has 32
+_LOWEST, _KNOTS, _KNOTS_PER_DECADE = -4.0, 9, 2  # of the gain, over the logarithm of the expected error
+_DOUBT = 1e-2  # weight of a gain of one; of no account where a field visits a knot
 _LEAST_ERROR = 1e-6
 _FOLD, _BLOCKS = 4, 4
 
@@ -38,6 +43,7 @@ class Autoencoder(nn.Module):
     middle: torch.Tensor
     variances: torch.Tensor
     left_over: torch.Tensor
+    gains: torch.Tensor
 
     def __init__(self, size_px: int, latent_size: int, width: int, *, is_convolutional: bool) -> None:
         super().__init__()
@@ -46,6 +52,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("middle", torch.zeros(size_px**2))
         self.register_buffer("variances", torch.ones(latent_size))
         self.register_buffer("left_over", torch.tensor(1.0))
+        self.register_buffer("gains", torch.ones(_KNOTS))
         self.before: nn.Module
         self.after: nn.Module
         if is_convolutional:
@@ -78,16 +85,44 @@ class Autoencoder(nn.Module):
         return (plain + self.before(plain / self._scale(), error) * self._amplitude(error))[:, :kept]
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Reconstruction (n, 1, y, x) of latents (n, kept)."""
+        """Reconstruction (n, 1, y, x) of latents (n, kept); gains are for the whole latent in use."""
+        linear, correction, error = self._parts(latent)
+        if self.training or latent.shape[1] < self.latent_size:
+            return linear + correction
+        return linear + (_hats(error) @ self.gains)[:, None, None, None] * correction
+
+    @torch.no_grad()
+    def set_gains(self, images: torch.Tensor, wanted: torch.Tensor) -> None:
+        """Set the gains to those of least error, relative to the linear code's, on fields that were not learned.
+
+        Args:
+            images: (n, 1, y, x) normalised fields.
+            wanted: (n, 1, y, x) the same without noise, on the CPU.
+        """
+        from scipy.optimize import lsq_linear
+
+        linear, correction, error = (part.float().cpu() for part in self._parts(self.encode(images, self.latent_size)))
+        rest = wanted - linear
+        # Of |rest − g · correction|² / |rest|² only the part along the correction depends on g.
+        length = (correction**2).sum(dim=(1, 2, 3)).sqrt().clamp_min(1e-12)
+        size = (rest**2).sum(dim=(1, 2, 3)).sqrt().clamp_min(1e-10)
+        design = torch.cat([_DOUBT * torch.eye(_KNOTS), _hats(error) * (length / size)[:, None]])
+        target = torch.cat([_DOUBT * torch.ones(_KNOTS), (correction * rest).sum(dim=(1, 2, 3)) / (length * size)])
+        found = lsq_linear(design.double().numpy(), target.double().numpy(), (0, 1))
+        self.gains.copy_(torch.from_numpy(found.x))
+
+    def _parts(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The linear reconstruction and the correction (n, 1, y, x), and the expected error (n,)."""
         kept, noise = latent.shape[1], self.noise(latent)
         share = self._share(latent, noise)
         passed = (share * noise[:, None]).sum(dim=1) / self.size_px**2
         error = (self._left_out(latent, noise) + passed).sqrt()
         linear = (self.middle + (latent * share) @ self.components[:kept]).unflatten(1, (1, self.size_px, -1))
         if self.is_convolutional:
-            return linear + self.after(linear, error) * error[:, None, None, None]
+            return linear, self.after(linear, error) * error[:, None, None, None], error
         whole = nn.functional.pad(latent * share, (0, self.latent_size - kept))
-        return linear + (self.after(whole / self._scale(), error) * error[:, None]).unflatten(1, linear.shape[1:])
+        correction = self.after(whole / self._scale(), error) * error[:, None]
+        return linear, correction.unflatten(1, linear.shape[1:]), error
 
     def truncation_error(self, kept: int) -> torch.Tensor:
         """Root of the mean square per pixel that the components beyond ``kept`` hold."""
@@ -99,7 +134,7 @@ class Autoencoder(nn.Module):
             return latent.new_zeros(len(latent))
         start = self.latent_size - max(1, self.latent_size // _SEES_NOISE)
         surplus = (latent[:, start:] ** 2).mean(dim=1) - _OWN_DETAIL * self.variances[start:].mean()
-        return surplus.clamp_min(0)
+        return torch.where(surplus > (_NOISE - _OWN_DETAIL) * self.variances[start:].mean(), surplus, 0.0)
 
     def _share(self, latent: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Signal in each coefficient (n, kept): of the mean square of its neighbours, what exceeds the noise."""
@@ -123,6 +158,13 @@ class Autoencoder(nn.Module):
     def _amplitude(self, error: torch.Tensor) -> torch.Tensor:
         """How far a coefficient may be moved, (n, latent): the expected error, but not beyond its own spread."""
         return torch.minimum(error[:, None] * 4, self.variances.sqrt())
+
+
+def _hats(error: torch.Tensor) -> torch.Tensor:
+    """Weights (n, knots) of linear interpolation over the logarithm of the expected error."""
+    place = ((error.log10() - _LOWEST) * _KNOTS_PER_DECADE).clamp(0, _KNOTS - 1)
+    knots = torch.arange(_KNOTS, device=error.device)
+    return (1 - (place[:, None] - knots).abs()).clamp_min(0)
 
 
 class _ImageCorrection(nn.Module):

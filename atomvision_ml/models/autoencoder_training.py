@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from atomvision_ml.images.stem import Projection
 
 VALIDATION_DOSES = (None, 1000.0)
-_DRAWN_AT_ONCE, _VARIANCE_IMAGES = 128, 512
+_DRAWN_AT_ONCE, _VARIANCE_IMAGES, _GAIN_IMAGES = 128, 512, 128
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class AutoencoderLearner:
         self.parameters = parameters
         network = build_network(parameters)
         self.network: torch.nn.Module = network
+        self._autoencoder = network
         self._train = SceneLibrary(data.rows("train"), data.open_blob)
         network.begin_with(components_of(self._train, parameters))
         rows = sorted(data.rows("val"), key=lambda row: stable_seed(row["item_id"]))[: parameters.validation_images]
@@ -120,6 +121,8 @@ class AutoencoderLearner:
             [library.projection(number) for number in range(len(rows))],
             [row["image_id"] for row in rows],
         )
+        random = np.random.default_rng(stable_seed(parameters.seed, "gains"))
+        self._gauge = draw_fields(library, parameters, _GAIN_IMAGES, random)
         self._validation = {dose: item_fields(projections, names, parameters, dose) for dose in VALIDATION_DOSES}
 
     def batches_per_epoch(self) -> int:
@@ -148,13 +151,20 @@ class AutoencoderLearner:
         return total
 
     def validate(self, device: torch.device) -> dict[str, float]:
-        """Mean PSNR on each dose and latent, and ``val_psnr_db``, their mean; range is that of the clean field."""
+        """Mean PSNR on each dose and latent, and ``val_psnr_db``, their mean; range is that of the clean field.
+
+        The network's gains are set here, on other fields of the val split, so that the weights of the best epoch carry
+        their own.
+        """
         import torch
 
+        sizes = (self.parameters.latent_size, self.parameters.short_latent_size)
+        gauge = torch.from_numpy(self._gauge.seen)[:, None].to(device)
+        self._autoencoder.set_gains(gauge, torch.from_numpy(self._gauge.clean)[:, None])
         scores = {}
         for dose, fields in self._validation.items():
             seen = torch.from_numpy(fields.seen)[:, None].to(device)
-            for name, kept in (("", self.parameters.latent_size), ("short_", self.parameters.short_latent_size)):
+            for name, kept in zip(("", "short_"), sizes, strict=True):
                 found = self.network(seen, kept)[:, 0].float().cpu().numpy()
                 scores[f"val_psnr_{name}{dose_name(dose)}_db"] = float(psnr(found, fields.clean).mean())
         return {"val_psnr_db": float(np.mean(list(scores.values()))), **scores}

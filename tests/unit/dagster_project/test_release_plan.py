@@ -9,7 +9,7 @@ from atomvision_assets.store import Store
 from atomvision_ml.models.registry import UnknownModelError
 from atomvision_ml.settings import Settings
 from dagster_project.definitions import build_definitions
-from dagster_project.release import networks, release_plan
+from dagster_project.release import changes, networks, release_plan
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +37,19 @@ def test_every_network_can_be_released_beside_its_classical_models(definitions: 
 def test_unknown_model_is_refused(definitions: dg.Definitions) -> None:
     with pytest.raises(UnknownModelError, match="segmenter"):
         release_plan(definitions, ["nobody"], ("prototypes",))
+
+
+def test_changes_are_parameters_by_asset() -> None:
+    found = changes(
+        ["models/srgan.epochs=3", "models/srgan.vgg19_weights=a/file", "models/segmenter.learning_rate=1e-3"]
+    )
+    assert found == {
+        "models/srgan": {"epochs": 3, "vgg19_weights": "a/file"},
+        "models/segmenter": {"learning_rate": 1e-3},
+    }
+
+
+@pytest.mark.parametrize("text", ["models/srgan.epochs", "epochs=3", "models/srgan=3"])
+def test_a_change_without_asset_parameter_or_value_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not of the form"):
+        changes([text])

@@ -90,6 +90,24 @@ def test_before_training_a_network_is_the_components(small_set, parameters):
         assert np.allclose(found, fitted.decode(fitted.encode(fields.seen, size)), atol=1e-3)
 
 
+def test_a_correction_that_only_spoils_is_not_believed(small_set):
+    import torch
+
+    learner = AutoencoderLearner(data_of(small_set), CONV)
+    network = learner.network.eval()
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        plain = learner.validate(torch.device("cpu"))["val_psnr_clean_db"]
+        torch.nn.init.normal_(network.after.out.weight, std=0.1)
+        network.gains.fill_(1.0)
+        fields = torch.from_numpy(learner._validation[None].seen)[:, None]
+        spoilt = psnr(network(fields)[:, 0].numpy(), learner._validation[None].clean).mean()
+        believed = learner.validate(torch.device("cpu"))["val_psnr_clean_db"]
+    assert spoilt < plain - 0.1
+    assert believed > plain - 0.3 * (plain - spoilt)
+    assert ((network.gains >= 0) & (network.gains <= 1)).all()
+
+
 @pytest.mark.parametrize("parameters", [CONV, DENSE], ids=["conv", "dense"])
 def test_training_lowers_the_loss_on_unseen_fields(small_set, parameters):
     import torch
