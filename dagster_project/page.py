@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -126,16 +127,17 @@ Next:
 
 
 def _leaderboard(rows: list[tuple[Any, ...]]) -> Table:
+    """One block for each deciding metric: rows of a metric follow each other."""
     title = "Results on the frozen hold-out; all figures are in evaluation.leaderboard"
     table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold underline")
-    table.add_column("model", no_wrap=True)
-    for name in ("slice", "metric"):
-        table.add_column(name, overflow="fold")
+    table.add_column("metric, models", no_wrap=True)
     for name in ("value", "95 % interval", "baseline"):
         table.add_column(name, justify="right", no_wrap=True)
-    for model, where, metric, value, low, high, baseline in rows:
-        interval = f"{low:.3f}–{high:.3f}" if low is not None and high is not None else ""
-        table.add_row(model, where, metric, f"{value:.3f}", interval, f"{baseline:.3f}")
+    for (where, metric), models in groupby(rows, key=lambda row: row[1:3]):
+        table.add_row(Text(f"{metric} ({where})", style="bold"))
+        for model, _, _, value, low, high, baseline in models:
+            interval = f"{low:.3f}–{high:.3f}" if low is not None and high is not None else ""
+            table.add_row(f"  {model}", f"{value:.3f}", interval, f"{baseline:.3f}")
     return table
 
 
