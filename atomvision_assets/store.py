@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from atomvision_assets.failures import PermanentFailure, told_apart
+from atomvision_assets.processes import tell_process
 from atomvision_ml.schemas.tables import table as dictionary_table
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Store(dg.ConfigurableResource):
 
     def begin(self, context: dg.AssetExecutionContext) -> Work:
         """Begin one materialisation: of this asset, this partition, in this run."""
+        tell_process(context.instance, context.run)
         return Work(context, self.lake)
 
 

@@ -9,6 +9,7 @@ import warnings
 
 import dagster as dg
 
+from atomvision_assets.experiments.inbox import Inbox
 from atomvision_assets.literature.arxiv import Arxiv
 from atomvision_assets.literature.second_finder import second_finder
 from atomvision_assets.store import Store
@@ -20,10 +21,20 @@ with warnings.catch_warnings():
     from atomvision_assets.catalog import assets as catalog
     from atomvision_assets.evaluation import assets as evaluation
     from atomvision_assets.evaluation import embeddings
+    from atomvision_assets.experiments import assets as experiments
     from atomvision_assets.images import assets as images
     from atomvision_assets.literature import assets as literature
     from atomvision_assets.models import assets as models
-    from atomvision_assets.models import atoms, defects, graphs, lattice, reconstruction, segmentation, super_resolution
+    from atomvision_assets.models import (
+        atoms,
+        champions,
+        defects,
+        graphs,
+        lattice,
+        reconstruction,
+        segmentation,
+        super_resolution,
+    )
     from atomvision_assets.structures import assets as structures
 
 from dagster_project import jobs, schedules, sensors
@@ -32,6 +43,7 @@ ROOMS = (
     structures,
     images,
     literature,
+    experiments,
     models,
     lattice,
     graphs,
@@ -40,21 +52,28 @@ ROOMS = (
     super_resolution,
     reconstruction,
     defects,
+    champions,
     embeddings,
     evaluation,
     catalog,
 )
 
 
-def build_definitions(chosen: Settings, store: Store | None = None, arxiv: Arxiv | None = None) -> dg.Definitions:
-    """All definitions under these settings; ``store`` and ``arxiv`` replace those that the settings name."""
+def build_definitions(
+    chosen: Settings, store: Store | None = None, arxiv: Arxiv | None = None, inbox: Inbox | None = None
+) -> dg.Definitions:
+    """All definitions under these settings; ``store``, ``arxiv`` and ``inbox`` replace those that the settings name."""
     return dg.Definitions(
         assets=dg.load_assets_from_modules(ROOMS, include_specs=True),
         asset_checks=[second_finder],
         jobs=[*jobs.ALL, jobs.COMPARE_FINDERS],
         schedules=schedules.ALL,
-        sensors=[sensors.automation(chosen.automation)],
-        resources={"store": store or _store(chosen), "arxiv": arxiv or Arxiv.of(chosen)},
+        sensors=[make(chosen.automation, chosen.sensor_interval_s) for make in (sensors.automation, sensors.inbox)],
+        resources={
+            "store": store or _store(chosen),
+            "arxiv": arxiv or Arxiv.of(chosen),
+            "inbox": inbox or Inbox.of(chosen),
+        },
         executor=dg.in_process_executor,
     )
 

@@ -2,7 +2,7 @@
 
 An unpartitioned asset in a partitioned job would be materialised once per partition, and two partition dimensions do
 not fit in one job. So the jobs are run in turn: each source, the materials; the harvest, each month, the export; each
-task, the rest.
+day of the inbox; each task, the models; the catalogue.
 """
 
 from __future__ import annotations
@@ -13,15 +13,30 @@ from atomvision_assets.declare import asset_key_of
 from atomvision_assets.literature.second_finder import second_finder
 from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.storage.keys import (
+    CATALOG_DICTIONARY,
+    CATALOG_WAREHOUSE,
+    EXPERIMENTS_INBOX,
+    EXPERIMENTS_MICROGRAPHS,
+    EXPERIMENTS_RECORDS,
     LITERATURE_GALLERY,
     LITERATURE_HARVEST,
     LITERATURE_LINKS,
     LITERATURE_PAPERS,
+    MODELS_DECISIONS,
     STRUCTURES_MATERIALS,
 )
 
-_ALONE = (STRUCTURES_MATERIALS, LITERATURE_HARVEST, LITERATURE_LINKS, LITERATURE_GALLERY)
-_EXTERNAL = (LITERATURE_PAPERS,)
+_ALONE = (
+    STRUCTURES_MATERIALS,
+    LITERATURE_HARVEST,
+    LITERATURE_LINKS,
+    LITERATURE_GALLERY,
+    EXPERIMENTS_RECORDS,
+    EXPERIMENTS_MICROGRAPHS,
+    CATALOG_WAREHOUSE,
+    CATALOG_DICTIONARY,
+)
+_EXTERNAL = (LITERATURE_PAPERS, EXPERIMENTS_INBOX, MODELS_DECISIONS)
 
 
 def _with_dimension(dimension: str | None) -> list[dg.AssetKey]:
@@ -45,7 +60,17 @@ REFRESH_TRAINING_SETS = _job("refresh_training_sets", _with_dimension("task"), "
 REFRESH_MODELS = _job(
     "refresh_models",
     _with_dimension(None),
-    "Train, predict, score, promote; then the gallery and the catalogue.",
+    "Train, predict, score, promote; then the gallery.",
+)
+INGEST_EXPERIMENTS = _job(
+    "ingest_experiments",
+    [asset_key_of(EXPERIMENTS_RECORDS), asset_key_of(EXPERIMENTS_MICROGRAPHS)],
+    "Files of the inbox: read, describe and store them. The sensor `inbox` starts it.",
+)
+REFRESH_CATALOG = _job(
+    "refresh_catalog",
+    [asset_key_of(CATALOG_WAREHOUSE), asset_key_of(CATALOG_DICTIONARY)],
+    "The views for SQL and the pages of the dictionary.",
 )
 HARVEST_LITERATURE = _job(
     "harvest_literature",
@@ -67,5 +92,14 @@ COMPARE_FINDERS = dg.define_asset_job(
 )
 
 LITERATURE = [HARVEST_LITERATURE, REFRESH_LITERATURE, EXPORT_LITERATURE]
-ALL = [REFRESH_STRUCTURES, REFRESH_MATERIALS, *LITERATURE, REFRESH_TRAINING_SETS, REFRESH_MODELS]
+EXPERIMENTS = [INGEST_EXPERIMENTS]
+ALL = [
+    REFRESH_STRUCTURES,
+    REFRESH_MATERIALS,
+    *LITERATURE,
+    INGEST_EXPERIMENTS,
+    REFRESH_TRAINING_SETS,
+    REFRESH_MODELS,
+    REFRESH_CATALOG,
+]
 """In the order in which they build on each other."""

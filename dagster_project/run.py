@@ -7,9 +7,10 @@ only what needs it, and Dagster's UI shows afterwards what was done.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ import yaml
 from dagster._core.errors import DagsterHomeNotSetError
 from rich.console import Console
 
+from atomvision_assets.experiments.inbox import Inbox
 from atomvision_assets.literature.arxiv import NO_CONTACT, Arxiv
 from atomvision_assets.processes import end_killed_runs
 from atomvision_assets.store import Store
@@ -40,6 +42,7 @@ MOST_PROCESSES = 4
 INTERRUPTED_EXIT_CODE = 130
 DEMO_CONTACT = "demo@example.org"
 """Nobody: the demo asks the double only."""
+NO_FILES = "the inbox has no files"
 
 
 @contextmanager
@@ -96,6 +99,7 @@ def run(options: Options, processes: int, console: Console) -> int:
     """
     definitions = options.definitions()
     store: Store = (definitions.resources or {})["store"]
+    inbox: Inbox = (definitions.resources or {})["inbox"]
     page = Page(console)
     started = time.monotonic()
     try:
@@ -107,8 +111,11 @@ def run(options: Options, processes: int, console: Console) -> int:
         if ended := end_killed_runs(instance):
             console.print(f"{ended} run(s) of a killed terminal are now marked as failed")
         runner = options.runner(definitions, instance)
+        days = days_of_inbox(inbox, options.size)
+        if not days:
+            runner.left_out |= {job.name: NO_FILES for job in jobs.EXPERIMENTS}
         try:
-            _run(runner, page, store.lake, Hand(options), processes)
+            _run(runner, page, store.lake, days or [f"{datetime.now(UTC):%Y-%m-%d}"], Hand(options), processes)
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             console.print("Stopped. What is published stays; the same command goes on from here.")
             return INTERRUPTED_EXIT_CODE
@@ -117,7 +124,17 @@ def run(options: Options, processes: int, console: Console) -> int:
     return int(any(outcome.state in (State.FAILED, State.BLOCKED) for outcome in runner.outcomes.values()))
 
 
-def _run(runner: Runner, page: Page, lake: Lake, hand: Hand, processes: int) -> None:
+def days_of_inbox(inbox: Inbox, size: Size) -> list[str]:
+    """Days of the inbox to be published; the demo drops its files first."""
+    from atomvision_ml.experiments.double import FOLDER, drop
+    from atomvision_ml.experiments.ingest import days_to_take
+
+    if size is Size.demo and not inbox.url.startswith("s3://"):
+        drop(Path(inbox.url) / FOLDER)
+    return days_to_take(inbox.store, inbox.places, datetime.now(UTC))
+
+
+def _run(runner: Runner, page: Page, lake: Lake, days: Sequence[str], hand: Hand, processes: int) -> None:
     sources = SOURCES if runner.size is Size.full else ("prototypes",)
 
     def steps(finish: Callable[[], None]) -> Iterator[Step]:
@@ -125,7 +142,7 @@ def _run(runner: Runner, page: Page, lake: Lake, hand: Hand, processes: int) -> 
             finish()
             return lake.partitions(LITERATURE_PAPERS)
 
-        return plan(runner.definitions, sources, months)
+        return plan(runner.definitions, sources, months, days)
 
     if processes == 1:
         one_by_one(steps, runner, page)

@@ -46,7 +46,7 @@ class Runner:
         self.instance = instance
         self.size = size
         self.config = config or {}
-        self.left_out = left_out or {}
+        self.left_out = dict(left_out or {})
         self.outcomes: dict[Step, Outcome] = {}
         self._tags = {PROCESS_TAG: this_process()} | ({} if is_forced else {SKIP_UNCHANGED_TAG: "true"})
 

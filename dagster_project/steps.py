@@ -54,7 +54,10 @@ class Outcome:
 
 
 def plan(
-    definitions: dg.Definitions, sources: Iterable[str], months: Callable[[], Iterable[str]] = lambda: ()
+    definitions: dg.Definitions,
+    sources: Iterable[str],
+    months: Callable[[], Iterable[str]] = lambda: (),
+    days: Iterable[str] = (),
 ) -> Iterator[Step]:
     """Every step, in an order in which each finds its inputs: job by job, partition by partition, along the graph.
 
@@ -62,12 +65,13 @@ def plan(
         definitions: the code location.
         sources: the structure databases.
         months: asked, once the harvest has run, for the months of papers that there are.
+        days: of the inbox.
     """
     ordered = definitions.resolve_asset_graph().toposorted_asset_keys
     for job in jobs.ALL:
         definition = definitions.resolve_job_def(job.name)
         keys = [key for key in ordered if key in definition.asset_layer.executable_asset_keys]
-        for partition in _partitions(job, definition, sources, months):
+        for partition in _partitions(job, definition, sources, months, days):
             yield from (Step(job.name, key, partition) for key in keys)
 
 
@@ -76,9 +80,12 @@ def _partitions(
     definition: dg.JobDefinition,
     sources: Iterable[str],
     months: Callable[[], Iterable[str]],
+    days: Iterable[str],
 ) -> Iterable[str | None]:
     if definition.partitions_def is None:
         return [None]
     if job is jobs.REFRESH_STRUCTURES:
         return sources
+    if job in jobs.EXPERIMENTS:
+        return days
     return months() if job is jobs.REFRESH_LITERATURE else definition.partitions_def.get_partition_keys()

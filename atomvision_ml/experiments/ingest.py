@@ -18,7 +18,7 @@ from posixpath import basename
 from typing import Any
 
 from atomvision_ml.experiments.capture import CaptureRules, capture
-from atomvision_ml.experiments.ledger import Batch, InboxRules, Ledger, Outcome, Stamp
+from atomvision_ml.experiments.ledger import Batch, InboxRules, Ledger, Outcome, Stamp, with_companions
 from atomvision_ml.experiments.ledger_store import LedgerStore, Receipt
 from atomvision_ml.experiments.places import ChangedError, Places
 from atomvision_ml.experiments.profiles import Profile
@@ -72,23 +72,34 @@ class Intake:
                 progress(done, len(batch.files))
 
     def take_all(self, rules: InboxRules, progress: Progress | None = None) -> int:
-        """Do without a sensor: list the inbox and take what is complete, until two listings show no more.
+        """Do without a sensor: list the inbox and take what is complete, until nothing more becomes it.
+
+        One caller at a time: what an earlier one has left unfinished is taken to be of a process that was killed.
 
         Args:
-            rules: of the inbox.
+            rules: of the inbox; files that moved lately are waited for once.
             progress: called with (files done, files of the batch).
 
         Returns:
             How many files were offered.
         """
-        n_files = n_idle = 0
-        while n_idle < 2:
-            batches = self.store.tick(self.places.listing(), time.time(), rules=rules).batches
+        n_files, has_waited = 0, False
+        chosen = rules.model_copy(update={"pause_s": 0.0})
+        left = self.store.open_batches()
+        while True:
+            batches = self.store.tick(self.places.listing(), time.time(), ended=left, rules=chosen).batches
+            left = ()
             for batch in batches:
                 self.take(batch, progress)
                 n_files += len(batch.files)
-            n_idle = 0 if batches else n_idle + 1
-        return n_files
+            if not batches and (has_waited or not self._is_moving()):
+                return n_files
+            if not batches:
+                time.sleep(chosen.minimum_age_s)
+            has_waited = not batches
+
+    def _is_moving(self) -> bool:
+        return any(entry.is_present and entry.state == "new" for entry in self.store.entries().values())
 
     def _outcome(self, place: str, stamp: Stamp) -> Outcome | None:
         received, pixels = self._empty("received"), self._empty("pixels")
@@ -184,3 +195,15 @@ def inbox_rows(ledger: Ledger) -> list[dict[str, Any]]:
         }
         for place, entry in sorted(ledger.items())
     ]
+
+
+def days_to_take(store: LedgerStore, places: Places, now: datetime) -> list[str]:
+    """Days under which something is or will be filed: those of the ledger, and today if the inbox has unread files."""
+    ledger = store.entries()
+    listing = with_companions(places.listing())
+    settled = ("accepted", "duplicate", "rejected")
+    is_unread = any(
+        place not in ledger or ledger[place].stamp != stamp or ledger[place].state not in settled
+        for place, stamp in listing.items()
+    )
+    return sorted({*store.days(), *([f"{now.astimezone(UTC):%Y-%m-%d}"] if is_unread else [])})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from atomvision_ml.experiments.capture import pixel_sha256
-from atomvision_ml.experiments.micrograph_store import write_micrograph
+from atomvision_ml.experiments.micrograph_store import read_image, write_micrograph
 from atomvision_ml.experiments.worker import FileReader, RejectedError
 from atomvision_ml.schemas.tables.experiments import MICROGRAPHS
 
@@ -92,9 +92,12 @@ class MicrographWriter:
                 f"{record['place']}, image {record['signal_index']}: the pixels are not those that were received; "
                 f"was the reader {record['reader']} changed ({record['reader_version']} received it)?"
             )
+        from atomvision_ml.experiments.quality import image_quality
+
         folder = self.scratch / "micrograph"
         shutil.rmtree(folder, ignore_errors=True)
         write_micrograph(folder, pixels, record)
         row = {name: record.get(name) for name in _COLUMNS}
         row["is_calibrated"] = None not in (record["pixel_size_y_nm"], record["pixel_size_x_nm"])
+        row |= asdict(image_quality(read_image(folder)))
         return row | {"blob": self.keep(folder)}

@@ -167,7 +167,7 @@ def test_warehouse_is_queried_while_assets_are_published(graph: Graph) -> None:
         runner = Runner(graph.definitions, graph.instance, Size.demo, is_forced=True)
         published = ["structures/records", "structures/slabs", "catalog/warehouse", "structures/slabs"]
         for key in published:
-            job = "refresh_models" if key.startswith("catalog") else "refresh_structures"
+            job = "refresh_catalog" if key.startswith("catalog") else "refresh_structures"
             partition = None if key.startswith("catalog") else "prototypes"
             outcome = runner.run(Step(job, asset_key_of(key), partition))
             assert outcome.state is State.DONE, outcome.message

@@ -1,9 +1,18 @@
 """The dictionary: every published table, by key."""
 
 from atomvision_ml.schemas.core import Table
-from atomvision_ml.schemas.tables import catalog, evaluation, images, literature, models, predictions, structures
+from atomvision_ml.schemas.tables import (
+    catalog,
+    evaluation,
+    experiments,
+    images,
+    literature,
+    models,
+    predictions,
+    structures,
+)
 
-_ROOMS = (structures, images, literature, models, predictions, evaluation, catalog)
+_ROOMS = (structures, images, literature, experiments, models, predictions, evaluation, catalog)
 TABLES: dict[str, Table] = {table.key: table for room in _ROOMS for table in room.ALL}
 
 

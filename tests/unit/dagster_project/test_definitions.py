@@ -24,8 +24,10 @@ from dagster_project.definitions import build_definitions
 from dagster_project.schedules import harvest_literature_nightly, refresh_structures_weekly
 
 ROOTS = {"structures/records", "literature/harvest", "catalog/dictionary"}
-EXTERNAL = {"literature/papers"}
+EXTERNAL = {"literature/papers", "experiments/inbox"}
 """Published and reported by another asset."""
+SENSED = {"experiments/records"}
+"""Started by a sensor of its own."""
 HTTP_ASSETS = {"literature/harvest", "literature/texts", "literature/images"}
 GPU_ASSETS = {f"models/{name}" for name in MODELS if model_spec(name).kind == "network"}
 MODEL_ASSETS = {f"{room}/{name}" for room in ("models", "predictions") for name in MODELS}
@@ -77,7 +79,7 @@ def test_checks_of_partitioned_assets_are_partitioned_alike(definitions: dg.Defi
             assert check.partitions_def == asset.partitions_def, check.key
             assert check.description, check.key
             assert "_" in check.name, "a check's name is a true statement"
-    assert checked == set(TABLES)  # the external one by the second finder
+    assert checked == set(TABLES) - {"experiments/inbox"}  # literature/papers by the second finder
 
 
 def test_every_asset_checks_its_contract(definitions: dg.Definitions) -> None:
@@ -87,10 +89,10 @@ def test_every_asset_checks_its_contract(definitions: dg.Definitions) -> None:
 
 
 def test_automation_is_on_derived_assets_and_not_on_roots(specs: dict[str, dg.AssetSpec]) -> None:
-    assert {key for key, spec in specs.items() if not spec.deps} == ROOTS
+    assert {key for key, spec in specs.items() if not spec.deps} == ROOTS | {"experiments/inbox"}
     for key, spec in specs.items():
         label = spec.automation_condition.get_label() if spec.automation_condition else None
-        assert label == (None if key in ROOTS | EXTERNAL else LABEL), key
+        assert label == (None if key in ROOTS | EXTERNAL | SENSED else LABEL), key
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "STOPPED"])
@@ -138,13 +140,17 @@ def _report(instance: dg.DagsterInstance, key: str, partition: str | None, versi
             "literature/images[2018-03]", "literature/panels[2018-03]", "literature/mentions[2018-03]",
             "literature/links", "literature/gallery", "catalog/warehouse",
         }),
+        ("experiments/records", "2026-01-02", {"experiments/micrographs[2026-01-02]", "catalog/warehouse"}),
     ],
 )  # fmt: skip
 def test_change_of_one_input_requests_what_is_made_of_it(
     definitions: dg.Definitions, changed: str, partition: str | None, requested: set[str]
 ) -> None:
     """On the real graph, as `make demo` leaves it."""
-    partitions = {"source": ["prototypes"], "task": list(TASKS), "month": ["2018-03", "2007-01"], None: [None]}
+    partitions = {
+        "source": ["prototypes"], "task": list(TASKS), "month": ["2018-03", "2007-01"],
+        "day": ["2026-01-02", "2026-01-03"], None: [None],
+    }  # fmt: skip
     with dg.DagsterInstance.ephemeral() as instance:
         for key, table in TABLES.items():
             for name in partitions[table.dimension]:
