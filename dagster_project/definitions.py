@@ -68,7 +68,7 @@ def build_definitions(
         asset_checks=[second_finder],
         jobs=[*jobs.ALL, jobs.COMPARE_FINDERS],
         schedules=schedules.ALL,
-        sensors=[make(chosen.automation, chosen.sensor_interval_s) for make in (sensors.automation, sensors.inbox)],
+        sensors=[make(chosen.automation, chosen.sensor_interval_s) for make in sensors.ALL],
         resources={
             "store": store or _store(chosen),
             "arxiv": arxiv or Arxiv.of(chosen),

@@ -1,12 +1,13 @@
-"""Schedules: only roots have them, the rest follows by the automation condition. All are stopped until switched on."""
+"""Schedules of roots and of what waits for a day; the rest follows by the automation. Stopped until switched on."""
 
 from collections.abc import Iterator
 
 import dagster as dg
 
 from atomvision_assets.store import SKIP_UNCHANGED_TAG
+from atomvision_ml.evaluation.adoption import TASK as ADOPTING_TASK
 from atomvision_ml.schemas.vocabulary import SOURCES
-from dagster_project.jobs import HARVEST_LITERATURE, REFRESH_STRUCTURES
+from dagster_project.jobs import HARVEST_LITERATURE, REFRESH_STRUCTURES, REFRESH_TRAINING_SETS
 
 
 @dg.schedule(
@@ -40,4 +41,18 @@ def harvest_literature_nightly(context: dg.ScheduleEvaluationContext) -> dg.RunR
     return dg.RunRequest(run_key=f"{context.scheduled_execution_time:%Y-%m-%d}")
 
 
-ALL = [refresh_structures_weekly, harvest_literature_nightly]
+@dg.schedule(
+    name="adopt_micrographs_daily",
+    job=REFRESH_TRAINING_SETS,
+    cron_schedule="0 4 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Labelled micrographs that have waited long enough enter the training set; else it stays the same.",
+)
+def adopt_micrographs_daily(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """The automation sees new micrographs; that days have passed only a clock sees."""
+    day = f"{context.scheduled_execution_time:%Y-%m-%d}"
+    return dg.RunRequest(run_key=day, partition_key=ADOPTING_TASK, tags={SKIP_UNCHANGED_TAG: "true"})
+
+
+ALL = [refresh_structures_weekly, harvest_literature_nightly, adopt_micrographs_daily]

@@ -47,6 +47,7 @@ decisions = external_table(
         MODELS_DECISIONS,
     ],
     automation_condition=when_inputs_change(not_needed=[MODELS_DECISIONS]),
+    pool="verdicts",
     description="The rule is in docs/retraining.md. A row is never changed; the former value is continued.",
 )
 def verdicts(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:

@@ -10,6 +10,7 @@ import typer
 from atomvision_ml.cli.arxiv import app as arxiv
 from atomvision_ml.cli.audit import audit
 from atomvision_ml.cli.bench import bench
+from atomvision_ml.cli.champion import app as champion
 from atomvision_ml.cli.doctor import doctor
 from atomvision_ml.cli.predict import app as predict
 from atomvision_ml.cli.record import record
@@ -22,6 +23,7 @@ for command in (render, record, audit, sql, tables, doctor, bench):
     app.command()(command)
 app.add_typer(predict, name="predict")
 app.add_typer(arxiv, name="arxiv")
+app.add_typer(champion, name="champion")
 
 
 @app.callback()
