@@ -9,6 +9,7 @@ Lengths are in Å where the pixel size is known, else in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,9 +105,8 @@ def _fitted(basis: Array, bins: Array, spots: Spots, field: Array) -> SpotLattic
         scatter = total / (2 * int(use.sum()) - 4 + _PRIOR_COUNT)
     if spots.snr[use].sum() < _LARGEST_MISS * spots.snr.sum():
         return None
-    return _described(
-        basis / field, np.kron(np.linalg.inv(normal), np.diag(field**-2.0)), indices * use[:, None], scatter
-    )
+    covariance = np.asarray(np.kron(np.linalg.inv(normal), np.diag(field**-2.0)), np.float64)
+    return _described(basis / field, covariance, indices * use[:, None], scatter)
 
 
 def _described(reciprocal: Array, covariance: Array, indices: NDArray[np.int64], scatter: float) -> SpotLattice:
@@ -132,7 +132,9 @@ def _described(reciprocal: Array, covariance: Array, indices: NDArray[np.int64],
     )
 
 
-def propagated(function, values: Array, covariance: Array, *, is_full: bool = False) -> tuple[Array, Array]:  # type: ignore[no-untyped-def]
+def propagated(
+    function: Callable[[Array], Array], values: Array, covariance: Array, *, is_full: bool = False
+) -> tuple[Array, Array]:
     """A function's value, and its standard uncertainties or, if asked, its covariance, to first order.
 
     Args:
