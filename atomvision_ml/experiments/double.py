@@ -44,14 +44,14 @@ class DropParameters(BaseModel):
 SAMPLES: Mapping[str, str] = {
     "MS-14": "MoS2-2H",
     "WS-03": "WSe2-2H",
-    "BN-21": "BN-hexagonal",
+    "BN-22": "BN-hexagonal",
     "FS-07": "FeSe",
-    "SO-02": "SnO",
+    "SO-05": "SnO",
     "PT-11": "Pt-fcc100",
     "MT-05": "MoTe2-1T'",
-    "AU-16": "Au-fcc110",
+    "AU-22": "Au-fcc110",
     "SS-09": "SnS",
-    "CT-04": "CuTe-vulcanite",
+    "CT-07": "CuTe-vulcanite",
     "RS-12": "ReS2-diamond-chains",
     "TS-08": "TcS2-diamond-chains",
 }
