@@ -8,7 +8,7 @@ from atomvision_assets.store import Product, Store
 from atomvision_ml.evaluation.embeddings import EmbeddingParameters
 from atomvision_ml.storage.keys import EVALUATION_EMBEDDINGS, EVALUATION_HOLDOUT
 
-NETWORKS = ("conv_autoencoder", "segmenter")
+NETWORKS = ("conv_autoencoder", "segmenter", "lattice_cnn")
 
 
 class EmbeddingConfig(dg.Config, EmbeddingParameters):
@@ -17,7 +17,7 @@ class EmbeddingConfig(dg.Config, EmbeddingParameters):
 
 @table_asset(
     EVALUATION_EMBEDDINGS,
-    code_version="1",
+    code_version="2",
     kinds={"scikitlearn", "html"},
     deps=[EVALUATION_HOLDOUT, *(f"models/{name}" for name in NETWORKS)],
     automation_condition=when_inputs_change(),

@@ -23,6 +23,8 @@ from atomvision_ml.images.atoms import laplacian_of_gaussian_atoms
 from atomvision_ml.images.detector import dose_name
 from atomvision_ml.models.autoencoder import AutoencoderParameters, load_autoencoder
 from atomvision_ml.models.autoencoder_training import item_fields
+from atomvision_ml.models.lattice_cnn import load_lattice_cnn
+from atomvision_ml.models.lattice_inputs import field_of_view, network_input
 from atomvision_ml.models.training import stable_seed
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ TITLES = {
     "tsne_latent": "t-SNE of the autoencoder's latent",
     "tsne_autoencoder": "t-SNE of the autoencoder's inner features",
     "tsne_segmenter": "t-SNE of the segmenter's inner features",
+    "tsne_lattice_cnn": "t-SNE of the lattice network's features",
+    "tsne_maps": "t-SNE of maps without position and orientation",
     "tsne_angles": "t-SNE of the bond angles",
     "tsne_pixels": "t-SNE of the pixels",
     "pca_pixels": "first two principal components of the pixels",
@@ -82,13 +86,14 @@ def embedding_rows(
     """Maps of the items of the task ``embedding``, with their scores.
 
     Of each dose: t-SNE of the pixels (one field of 12.8 Å of each image, as the autoencoders see it), of the histogram
-    of bond angles, and of network features; for comparison the first two principal components of the pixels
-    (classical) and random positions (trivial).
+    of bond angles, of the polar maps that the lattice network sees, and of network features; for comparison the first
+    two principal components of the pixels (classical) and random positions (trivial).
 
     Args:
         holdout: rows of ``evaluation/holdout``; other tasks are ignored.
         open_blob: local folder of a blob.
-        networks: model id and checkpoint folder of ``conv_autoencoder`` and ``segmenter``; one may be missing.
+        networks: model id and checkpoint folder of ``conv_autoencoder``, ``segmenter`` and ``lattice_cnn``; any may be
+            missing.
         parameters: of maps and scores.
         progress: called with (parts done, parts in all).
 
@@ -127,6 +132,9 @@ def _maps(
     yield Map("pca_pixels", "classical", pixels, pixels[:, :2])
     yield Map("tsne_pixels", "classical", pixels, tsne(pixels, parameters))
     yield Map("tsne_angles", "classical", angles, tsne(angles, parameters))
+    views = [field_of_view(reader.image(row), row["pixel_size_angstrom"]) for row in rows]
+    maps = _reduced(network_input(views, "polar").reshape(len(views), -1))
+    yield Map("tsne_maps", "classical", maps, tsne(maps, parameters))
     if loaded is not None:
         version = networks["conv_autoencoder"][0].partition("@")[2]
         latent = _reduced(loaded.encode(fields))
@@ -139,6 +147,10 @@ def _maps(
         version = networks["segmenter"][0].partition("@")[2]
         inner = _reduced(_segmenter_features(rows, reader, networks["segmenter"][1]))
         yield Map(f"tsne_segmenter@{version}", "model", inner, tsne(inner, parameters))
+    if "lattice_cnn" in networks:
+        version = networks["lattice_cnn"][0].partition("@")[2]
+        inner = _reduced(load_lattice_cnn(networks["lattice_cnn"][1]).features(views))
+        yield Map(f"tsne_lattice_cnn@{version}", "model", inner, tsne(inner, parameters))
 
 
 def tsne(features: ArrayLike, parameters: EmbeddingParameters) -> Floats:

@@ -22,7 +22,7 @@ from atomvision_ml.schemas.tables import table
 
 @pytest.fixture(scope="module")
 def rows(small_set):
-    networks = {"segmenter": ("segmenter@released", released_checkpoint("segmenter"))}
+    networks = {name: (f"{name}@released", released_checkpoint(name)) for name in ("segmenter", "lattice_cnn")}
     return embedding_rows(small_set.holdout, small_set.open_blob, networks, EmbeddingParameters(neighbours=2))
 
 
@@ -78,7 +78,8 @@ def test_every_item_is_on_every_map(small_set, rows):
     made = table("evaluation/embeddings").from_rows([{**row, "blob": "page"} for row in rows])
     items = set(small_set.holdout.filter(pl.col("task") == "embedding")["item_id"])
     names = {row["model_id"] for row in rows}
-    assert names >= {"tsne_pixels", "tsne_angles", "pca_pixels", "random_positions", "tsne_segmenter@released"}
+    assert names >= {"tsne_pixels", "tsne_angles", "tsne_maps", "pca_pixels", "random_positions"}
+    assert names >= {"tsne_segmenter@released", "tsne_lattice_cnn@released"}
     assert made.num_rows == len(items) * len(names)
     assert {row["item_id"] for row in rows} == items
 
