@@ -31,11 +31,18 @@ def end_killed_runs(instance: dg.DagsterInstance) -> int:
     unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
     for run in instance.get_runs(filters=unfinished):
         host, _, process = run.tags.get(PROCESS_TAG, "").rpartition(":")
-        if host == socket.gethostname() and not _is_alive(int(process)):
+        is_gone = host == socket.gethostname() and not _is_alive(int(process))
+        if is_gone and not _is_inherited(instance, run):
             instance.report_run_failed(run, message="The process that this run lived in was killed.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             ended += 1
     return ended
+
+
+def _is_inherited(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the tag is that of the run which this one repeats: a retry takes over all tags."""
+    parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id is not None else None
+    return parent is not None and parent.tags.get(PROCESS_TAG) == run.tags[PROCESS_TAG]
 
 
 def _is_alive(process: int) -> bool:

@@ -157,12 +157,19 @@ def test_killed_terminal_is_recognised_and_a_living_one_left_alone() -> None:
             runs[name] = instance.add_run(run).run_id
         other = dg.DagsterRun(job_name="job", status=dg.DagsterRunStatus.STARTED)
         runs["of the daemon"] = instance.add_run(other).run_id
+        tags = {PROCESS_TAG: f"{socket.gethostname()}:{dead.pid}"}
+        retry = dg.DagsterRun(
+            job_name="job", tags=tags, status=dg.DagsterRunStatus.STARTING, parent_run_id=runs["dead"],
+            root_run_id=runs["dead"],
+        )  # fmt: skip
+        runs["retry of the dead"] = instance.add_run(retry).run_id
         assert end_killed_runs(instance) == 1
         status = {name: instance.get_run_by_id(run_id).status for name, run_id in runs.items()}
     assert status == {
         "dead": dg.DagsterRunStatus.FAILURE,
         "alive": dg.DagsterRunStatus.STARTED,
         "of the daemon": dg.DagsterRunStatus.STARTED,
+        "retry of the dead": dg.DagsterRunStatus.STARTING,
     }
 
 
