@@ -11,29 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atomvision_ml.workers import DAMAGE
+
 if TYPE_CHECKING:
     import ase
 
 SUFFIXES = (".png", ".tif", ".tiff", ".npy")
 
 _ANGSTROM_PER_CM = 1e8
-
-
-# What ASE's many readers raise on a damaged file.
-_READER_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    RuntimeError,
-    StopIteration,
-    EOFError,
-    SyntaxError,
-    ImportError,
-)
 
 
 class StructureFileError(ValueError):
@@ -92,7 +77,7 @@ def _read(path: Path) -> np.ndarray:
                 if picture.mode in ("P", "PA", "LA", "CMYK"):
                     return np.asarray(picture.convert("RGB"))
                 return np.asarray(picture)
-    except (OSError, ValueError, EOFError, SyntaxError, KeyError, IndexError) as error:
+    except DAMAGE as error:
         raise ImageFileError(f"{path}: cannot be read as {suffix}: {error}") from error
     raise ImageFileError(f"{path}: format {suffix or 'without a suffix'} is not one of {', '.join(SUFFIXES)}")
 
@@ -176,7 +161,7 @@ def read_structure(path: str | Path) -> ase.Atoms:
         raise StructureFileError(
             f"{path}: ASE does not know this format ({error}); give a suffix such as .cif, .vasp, .xyz or .json"
         ) from error
-    except (*_READER_ERRORS, ParseError) as error:
+    except (*DAMAGE, ParseError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StructureFileError(f"{path}: ASE cannot read this file: {reason}") from error
     if isinstance(atoms, list) or len(atoms) == 0:

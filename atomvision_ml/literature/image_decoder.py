@@ -1,22 +1,21 @@
 """Decoding image files of strangers: by a child process, within limits of memory, pixels and time.
 
-Belongs here: the child and the way to it. A damaged or hostile file costs the child at most. It is a Python of its own,
-which imports little and nothing of the program that asks. Vector graphics (EPS, PS, PDF) are drawn by Ghostscript in
-its safe mode, where it is installed.
+Belongs here: what is asked of a :class:`~atomvision_ml.workers.Worker`, and what it does. A damaged or hostile file
+costs the child at most. Vector graphics (EPS, PS, PDF) are drawn by Ghostscript in its safe mode, where it is there.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import subprocess
-import sys
+import tempfile
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from atomvision_ml.workers import Worker, WorkerError, WorkerLimits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +25,8 @@ VECTOR = (b"%!PS", b"%PDF", b"\xc5\xd0\xd3\xc6")
 """How files of vector graphics begin."""
 
 _RASTER_DPI = 150
-_START_S = 120.0
-_CHILD = "import sys; from atomvision_ml.literature.image_decoder import serve; serve(int(sys.argv[1]))"
+_ANSWER = f"{__name__}:answer"
+_PIXELS = "pixels.npy"
 
 
 class BadImageError(ValueError):
@@ -53,14 +52,22 @@ class ImageReader:
 
     def __init__(self, limits: ImageLimits | None = None) -> None:
         self._limits = limits or ImageLimits()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
+        self._folder = tempfile.TemporaryDirectory()
+        self.worker = Worker(
+            _ANSWER,
+            WorkerLimits(
+                memory_bytes=self._limits.maximum_memory_bytes,
+                file_bytes=4 * self._limits.maximum_pixels + 2**20,
+                time_s=self._limits.timeout_s,
+            ),
+        )
 
     def __enter__(self) -> ImageReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self.worker.close()
+        self._folder.cleanup()
 
     def size(self, path: Path) -> tuple[int, int]:
         """Width and height in pixels of an image that decodes as a whole.
@@ -68,86 +75,66 @@ class ImageReader:
         Raises:
             BadImageError: it does not, within the limits.
         """
-        width, height = self._asked("size", path)
-        return int(width), int(height)
+        told = self._asked("size", path)
+        return int(told["width"]), int(told["height"])
 
     def pixels(self, path: Path) -> np.ndarray:
         """The image, uint8 [y, x, 3]; transparent parts on white. Raises BadImageError."""
-        found: np.ndarray = self._asked("pixels", path)
+        import numpy as np
+
+        file = Path(self._folder.name) / _PIXELS
+        self._asked("pixels", path, file)
+        found: np.ndarray = np.load(file, allow_pickle=False)
+        file.unlink()
         return found
 
     def drawn(self, path: Path, raster: Path) -> None:
         """Draw vector graphics into a PNG file. Raises BadImageError, NoReaderError."""
         self._asked("drawn", path, raster)
 
-    def _asked(self, what: str, *paths: Path) -> Any:
+    def _asked(self, what: str, *paths: Path) -> dict[str, Any]:
+        request = {"what": what, "paths": [str(path) for path in paths], "limits": self._limits.model_dump()}
         try:
-            pipe = self._pipe or self._started()
-            pipe.send((what, paths))
-            problem, value = _received(pipe, self._limits.timeout_s)
-        except (EOFError, OSError) as error:
-            self._stop()
-            raise BadImageError("the decoder ended while it read it: too little memory, or a hostile file") from error
-        except BadImageError:
-            self._stop()
-            raise
-        if problem is not None:
-            raise problem
-        return value
-
-    def _started(self) -> Connection:
-        self._pipe, theirs = multiprocessing.Pipe()
-        with theirs:
-            end = theirs.fileno()
-            self._child = subprocess.Popen([sys.executable, "-c", _CHILD, str(end)], pass_fds=[end])
-        self._pipe.send(self._limits)
-        _received(self._pipe, _START_S)
-        return self._pipe
-
-    def _stop(self) -> None:
-        if self._child is not None and self._pipe is not None:
-            self._child.kill()
-            self._child.wait()
-            self._pipe.close()
-        self._child = self._pipe = None
+            told = self.worker.ask(request)
+        except WorkerError as error:
+            raise BadImageError(_REASONS[error.code].format(error.reason)) from error
+        if "no_reader" in told:
+            raise NoReaderError(told["no_reader"])
+        if "bad_image" in told:
+            raise BadImageError(told["bad_image"])
+        return told
 
 
-def serve(end: int) -> None:
-    """In the child: answer requests until the other end is gone.
-
-    Args:
-        end: file descriptor of this end of the pipe.
-    """
-    import resource
-
-    acts: Mapping[str, Callable[..., Any]] = {"size": _size, "pixels": _pixels, "drawn": _drawn}
-    with Connection(end) as pipe:
-        limits: ImageLimits = pipe.recv()
-        resource.setrlimit(resource.RLIMIT_AS, (limits.maximum_memory_bytes, limits.maximum_memory_bytes))
-        pipe.send((None, "ready"))
-        while True:
-            try:
-                what, paths = pipe.recv()
-            except EOFError:
-                return
-            try:
-                pipe.send((None, acts[what](*paths, limits)))
-            except BadImageError as error:
-                pipe.send((error, None))
-            except MemoryError:
-                pipe.send((BadImageError("it needs more memory than a decoder may use"), None))
+_REASONS = {
+    "damaged": "a damaged image: {}",
+    "too_slow": "not decoded: {}",
+    "too_much_memory": "it needs more memory than a decoder may use",
+    "crashed": "the decoder ended while it read it, as with a hostile file: {}",
+}
 
 
-def _received(pipe: Connection, timeout_s: float) -> tuple[BadImageError | None, Any]:
-    if not pipe.poll(timeout_s):
-        raise BadImageError(f"not decoded in {timeout_s:g} s")
-    problem, value = pipe.recv()
-    return problem, value
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """In the worker: what is asked, with the paths and limits of the request."""
+    acts: Mapping[str, Callable[..., dict[str, Any]]] = {"size": _size, "pixels": _save, "drawn": _drawn}
+    paths = [Path(path) for path in request["paths"]]
+    try:
+        return acts[request["what"]](*paths, ImageLimits.model_validate(request["limits"]))
+    except NoReaderError as error:
+        return {"no_reader": str(error)}
+    except BadImageError as error:
+        return {"bad_image": str(error)}
 
 
-def _size(path: Path, limits: ImageLimits) -> tuple[int, int]:
+def _size(path: Path, limits: ImageLimits) -> dict[str, Any]:
     pixels = _pixels(path, limits)
-    return pixels.shape[1], pixels.shape[0]
+    return {"width": pixels.shape[1], "height": pixels.shape[0]}
+
+
+def _save(path: Path, file: Path, limits: ImageLimits) -> dict[str, Any]:
+    import numpy as np
+
+    np.save(file, _pixels(path, limits), allow_pickle=False)
+    return {}
 
 
 def _pixels(path: Path, limits: ImageLimits) -> np.ndarray:
@@ -163,10 +150,6 @@ def _pixels(path: Path, limits: ImageLimits) -> np.ndarray:
             return np.asarray(_flat(image))
     except UnidentifiedImageError as error:
         raise BadImageError("no image: its bytes are of no known format") from error
-    except (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, TypeError, EOFError) as error:
-        if isinstance(error, BadImageError):
-            raise
-        raise BadImageError(f"a damaged image: {error}") from error
 
 
 def _flat(image: Any) -> Any:
@@ -185,7 +168,7 @@ def _flat(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _drawn(path: Path, raster: Path, limits: ImageLimits) -> None:
+def _drawn(path: Path, raster: Path, limits: ImageLimits) -> dict[str, Any]:
     if shutil.which(GHOSTSCRIPT) is None:
         raise NoReaderError("vector graphics (EPS, PS, PDF) need Ghostscript: install the program gs, then run again")
     crop = "-dUseCropBox" if path.read_bytes()[:4] == b"%PDF" else "-dEPSCrop"
@@ -199,3 +182,4 @@ def _drawn(path: Path, raster: Path, limits: ImageLimits) -> None:
         raise BadImageError("vector graphics that Ghostscript does not finish") from error
     if done.returncode != 0 or not raster.is_file():
         raise BadImageError(f"vector graphics that Ghostscript cannot draw (exit code {done.returncode})")
+    return {}

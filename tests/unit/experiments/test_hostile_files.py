@@ -3,9 +3,10 @@
 import contextlib
 import importlib.util
 import io
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -60,11 +61,11 @@ def _judged(tmp_path, monkeypatch, every):
                     if not _is_faithful(case, found):
                         wrong.append((case.name, "read, but not as it was"))
                 assert sorted(os.listdir(inbox)) == before, f"{case.name}: the inbox was changed"
-            peak_kib = max(peak_kib, _peak_kib(reader.process_id))
+            peak_kib = max(peak_kib, _peak_kib(reader.worker.process_id))
     assert wrong == []
     assert n_rejected > 0.4 * len(chosen)
     assert 0 < peak_kib * 1024 < LIMITS.memory_bytes
-    assert multiprocessing.active_children() == []
+    assert reader.worker.process_id is None
     assert not (tmp_path / "opened_by_a_pickle").exists()
     assert "never opened" in reasons["pickle_as.dm3"]
     assert "link to another file" in reasons["hdf5_link_out"]
@@ -119,26 +120,46 @@ def test_a_killed_worker_is_a_rejection_and_the_next_file_is_read(tmp_path):
     path = _dm3(tmp_path)
     with FileReader() as reader, tempfile.TemporaryDirectory() as folder:
         reader.read(path, folder)
-        first = reader.process_id
+        first = reader.worker.process_id
         os.kill(first, signal.SIGSEGV)
         with pytest.raises(RejectedError, match="SIGSEGV") as caught:
             reader.read(path, folder)
         assert caught.value.code == "crashed"
         np.testing.assert_array_equal(reader.read(path, folder).pictures[0].pixels, micrograph())
-        assert reader.process_id != first
-    assert multiprocessing.active_children() == []
+        assert reader.worker.process_id != first
+    assert reader.worker.process_id is None
+
+
+def test_a_worker_that_somebody_killed_is_replaced_and_the_file_read_once_more(tmp_path):
+    """By the kernel for want of memory, or by a person: the file is not to blame."""
+    with FileReader() as reader, tempfile.TemporaryDirectory() as folder:
+        reader.worker.start()
+        os.kill(reader.worker.process_id, signal.SIGKILL)
+        assert reader.read(_dm3(tmp_path), folder).format == "dm3"
+
+
+def test_a_worker_does_not_outlive_its_parent(tmp_path):
+    """Which is killed while the worker is busy."""
+    script = (
+        "import sys, time; from atomvision_ml.experiments.worker import FileReader\n"
+        "reader = FileReader(); reader.worker.start(); print(reader.worker.process_id, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    worker.wait(30)
 
 
 def test_a_worker_that_hangs_is_killed(tmp_path):
     path = _dm3(tmp_path)
     with FileReader(ReadLimits(time_s=0.5)) as reader, tempfile.TemporaryDirectory() as folder:
-        reader._start()
-        hanging = reader.process_id
+        reader.worker.start()
+        hanging = reader.worker.process_id
         os.kill(hanging, signal.SIGSTOP)
         with pytest.raises(RejectedError, match=r"took longer than 0\.5 s") as caught:
             reader.read(path, folder)
         assert caught.value.code == "too_slow"
-        assert reader.process_id is None
+        assert reader.worker.process_id is None
         assert not psutil.pid_exists(hanging)
 
 
@@ -164,7 +185,7 @@ def test_a_worker_is_used_for_many_files(tmp_path):
         for _ in range(5):
             with tempfile.TemporaryDirectory() as folder:
                 reader.read(path, folder)
-                workers.add(reader.process_id)
+                workers.add(reader.worker.process_id)
     assert len(workers) == 1
 
 

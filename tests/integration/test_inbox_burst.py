@@ -1,0 +1,95 @@
+"""Many files at once under the real daemon, while daemon, runs and workers are killed: each is registered once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+import tifffile
+from inbox_daemon import Platform, children_of, watching
+
+from atomvision_ml.storage.keys import EXPERIMENTS_MICROGRAPHS, EXPERIMENTS_RECORDS
+
+N_PIXELS = 16
+
+
+def drop_files(folder: Path, n_files: int) -> None:
+    """Small images, each with other pixels, renamed into place or written where they lie."""
+    dice = np.random.default_rng(0)
+    for number in range(n_files):
+        path = folder / f"{number % 7}" / f"image_{number:05d}.tif"
+        path.parent.mkdir(exist_ok=True)
+        aside = path.with_suffix(".part")
+        tifffile.imwrite(aside if number % 2 else path, dice.integers(0, 2**16, (N_PIXELS, N_PIXELS), dtype=np.uint16))
+        if number % 2:
+            aside.rename(path)
+
+
+def is_settled(platform: Platform, n_files: int) -> bool:
+    """Every file is read, every day published, and every run ended."""
+    settled = [entry for entry in platform.store.entries().values() if entry.state in ("accepted", "rejected")]
+    days = platform.store.days()
+    if len(settled) < n_files or not all(platform.lake.exists(EXPERIMENTS_MICROGRAPHS, day) for day in days):
+        return False
+    tables = [platform.lake.scan(key).collect() for key in (EXPERIMENTS_RECORDS, EXPERIMENTS_MICROGRAPHS)]
+    return [table.height for table in tables] == [n_files, n_files]
+
+
+def kill_one(platform: Platform, dice: random.Random) -> str:
+    """Kill the daemon (a new one is started), a run, or a run's worker."""
+    runs = platform.run_processes()
+    what = dice.choice(["daemon", "run", "worker"]) if runs else "daemon"
+    if what == "daemon":
+        platform.kill_daemon()
+        platform.start()
+        return what
+    targets = runs if what == "run" else [child for run in runs for child in children_of(run)]
+    if not targets:
+        return "nothing"
+    with suppress(ProcessLookupError):
+        os.kill(dice.choice(targets), signal.SIGKILL)
+    return what
+
+
+@pytest.mark.parametrize(
+    ("n_files", "n_kills", "limit_s"),
+    [(60, 2, 400.0), pytest.param(5000, 12, 1800.0, marks=[pytest.mark.slow, pytest.mark.timeout(2100)])],
+    ids=["60 files", "5000 files"],
+)
+def test_every_file_is_registered_once(tmp_path: Path, n_files: int, n_kills: int, limit_s: float) -> None:
+    dice = random.Random(5)
+    settings = {"ATOMVISION_AUTOMATION": "RUNNING", "ATOMVISION_SENSOR_INTERVAL_S": "5"}
+    with watching(tmp_path / "platform", **settings) as platform:
+        drop_files(platform.drop, n_files)
+        began, killed = time.monotonic(), Counter[str]()
+        n_done = 0
+        while n_done < n_files and time.monotonic() - began < limit_s:
+            n_done = len(platform.receipts())
+            is_time = n_done >= n_files * killed.total() / n_kills and killed.total() < n_kills
+            if is_time and (killed or platform.run_processes()):
+                killed[kill_one(platform, dice)] += 1
+            time.sleep(dice.uniform(0.5, 2.0))
+        platform.wait_until(lambda: is_settled(platform, n_files), limit_s, "settled")
+        took_s = time.monotonic() - began
+        assert took_s < limit_s
+
+        names = {f"{number % 7}/image_{number:05d}.tif" for number in range(n_files)}
+        records = platform.lake.scan(EXPERIMENTS_RECORDS).collect()
+        assert dict(Counter(records["place"])) == dict.fromkeys(names, 1)
+        assert set(records["state"]) == {"accepted"}
+        assert platform.lake.scan(EXPERIMENTS_MICROGRAPHS).collect()["record_id"].n_unique() == n_files
+        assert {path.relative_to(platform.drop).as_posix() for path in platform.drop.rglob("*.tif")} == names
+        assert platform.lake.verify(EXPERIMENTS_RECORDS, records["day"][0])
+        ticks = platform.tick_seconds("inbox")
+        assert max(ticks) < 10
+        n_runs = Counter(run.status.value for run in platform.runs("ingest_experiments"))
+        print(f"{n_files} files in {took_s:.0f} s; killed {dict(killed)}; longest tick {max(ticks):.1f} s; {n_runs}")
+        assert n_runs[dg.DagsterRunStatus.SUCCESS.value] > 0
