@@ -27,6 +27,7 @@ from atomvision_ml.storage.keys import (
     IMAGES_STEM,
     MODELS_CHAMPIONS,
     MODELS_TRAINING_SETS,
+    MODELS_VERDICTS,
 )
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _size_of(models: "pl.DataFrame") -> str:
     EVALUATION_GALLERY,
     code_version="1",
     kinds={"html", "matplotlib"},
-    deps=[*ANSWERS, *MODELS, EVALUATION_HOLDOUT, EVALUATION_METRICS, IMAGES_STEM, MODELS_CHAMPIONS],
+    deps=[*ANSWERS, *MODELS, EVALUATION_HOLDOUT, EVALUATION_METRICS, IMAGES_STEM, MODELS_CHAMPIONS, MODELS_VERDICTS],
     automation_condition=when_inputs_change("each"),
     description="Open index.html in the blob; `make demo` prints where it is.",
 )
@@ -264,7 +265,7 @@ def gallery(context: dg.AssetExecutionContext, store: Store, config: GalleryConf
     work = store.begin(context)
     items = work.scan(EVALUATION_HOLDOUT)
     images = work.scan(IMAGES_STEM).select("image_id", "slab_id", "atoms")
-    figures, champions = work.scan(EVALUATION_METRICS), work.scan(MODELS_CHAMPIONS)
+    figures, champions, book = (work.scan(key) for key in (EVALUATION_METRICS, MODELS_CHAMPIONS, MODELS_VERDICTS))
     answers, models = _scan_answers(work), _scan_models(work)
     parameters = GalleryParameters(**config.model_dump())
 
@@ -281,6 +282,7 @@ def gallery(context: dg.AssetExecutionContext, store: Store, config: GalleryConf
             open_blob=work.lake.blob,
             checkpoints={name: work.lake.blob(model["blob"][0]) for name, model in made.items()},
             champions=champions.collect(),
+            book=book.sort("number").collect().to_dicts(),
             parameters=parameters,
             progress=work.progress,
         )

@@ -10,8 +10,13 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.schemas.core import Column
+from atomvision_ml.schemas.tables.models import GAIN, INPUT
 
 S, I32, I64, F64 = pa.string(), pa.int32(), pa.int64(), pa.float64()
+AT = pa.timestamp("us", tz="UTC")
+STORY_FILE = pa.struct(
+    [(name, S) for name in ("original_filename", "file_sha256", "place", "record_id", "sample_id", "lattice", "split")]
+)
 
 LOWER_IS_BETTER = "(^|_)(error|loss|rmse|mae|ece|brier|nll|distance|deviation|false|invented|lost|missed|bias)(_|$)"
 """Metrics with one of these words in their name are better when smaller; all others are better when larger."""
@@ -233,4 +238,97 @@ ORDER BY paper.arxiv_id, figure.place, panel.label, mention.formula, simulated.m
 """,
 )
 
-VIEWS = (LEADERBOARD, STEM_ATOMS, STEM_COLUMNS, SOURCE_SUMMARY, LATTICE_COUNTS, OVERLAPS, SIMULATED_MATERIALS)
+REIGNS = View(
+    name="models.reigns",
+    description="Who was champion of which task when, and what brought it into office.",
+    bases=("models/verdicts",),
+    columns=(
+        Column(name="task", type=S, description="Learning task."),
+        Column(name="model_id", type=S, description="The champion."),
+        Column(name="since", type=AT, description="When it came into office."),
+        Column(name="until", type=AT, nullable=True, description="When it left; null: it is in office."),
+        Column(name="number", type=I64, description="Row of models.verdicts that brought it."),
+        Column(name="decided_by", type=S, description="`rule`, or a person."),
+        Column(name="reason", type=S, description="Why; of a model that returns, why the other one left."),
+    ),
+    sql="""
+WITH changes AS (
+    SELECT * FROM models.verdicts
+    QUALIFY champion_id IS DISTINCT FROM lag(champion_id) OVER (PARTITION BY task ORDER BY number)
+), reigns AS (
+    SELECT task, champion_id AS model_id, judged_at AS since,
+           lead(judged_at) OVER (PARTITION BY task ORDER BY number) AS until, number, decided_by, reason
+    FROM changes
+)
+SELECT * FROM reigns WHERE model_id IS NOT NULL ORDER BY task, number
+""",
+)
+
+STORY = View(
+    name="models.story",
+    description=(
+        "The whole story of every model, one row for each verdict: which experimental files it was trained on, which "
+        "data versions it was made of, its figures beside those of baselines and incumbent, why it was promoted or "
+        "refused, and when it was in office."
+    ),
+    bases=("models/verdicts", "experiments/records"),
+    columns=(
+        Column(name="number", type=I64, description="Place in models.verdicts."),
+        Column(name="judged_at", type=AT, description="When the verdict was reached."),
+        Column(name="task", type=S, description="Learning task."),
+        Column(name="model_id", type=S, description="The model."),
+        Column(
+            name="verdict", type=S, description="promoted or refused by the rule, approved or rejected by a person."
+        ),
+        Column(name="decided_by", type=S, description="`rule`, or a person."),
+        Column(name="reason", type=S, description="Why, in words."),
+        Column(name="metric", type=S, description="Metric that decides."),
+        Column(name="value", type=F64, description="The model's deciding figure."),
+        Column(name="baseline", type=F64, description="Best baseline's."),
+        Column(name="incumbent_id", type=S, nullable=True, description="The champion of before."),
+        Column(name="incumbent", type=F64, nullable=True, description="Its deciding figure on the same items."),
+        Column(name="gains", type=pa.list_(GAIN), description="Gain over the incumbent on each guarded slice."),
+        Column(name="in_office_since", type=AT, nullable=True, description="When this row brought it into office."),
+        Column(
+            name="in_office_until", type=AT, nullable=True, description="When it left; null: still there, or never."
+        ),
+        Column(name="n_files", type=I64, description="Experimental images that it was trained on."),
+        Column(name="files", type=pa.list_(STORY_FILE), description="These images, with the files they came in."),
+        Column(name="inputs", type=pa.list_(INPUT), description="Data versions that it was made of and judged on."),
+        Column(name="blob", type=S, description="Its checkpoint."),
+    ),
+    sql="""
+WITH origin AS (
+    SELECT record_id, any_value(file_sha256) AS file_sha256, any_value(place) AS place
+    FROM experiments.records WHERE state = 'accepted' GROUP BY record_id
+), seen AS (
+    SELECT number, unnest(trained_on) AS image FROM models.verdicts
+), files AS (
+    SELECT number, count(*) AS n_files,
+           list({'original_filename': image.original_filename, 'file_sha256': origin.file_sha256,
+                 'place': origin.place, 'record_id': image.record_id, 'sample_id': image.sample_id,
+                 'lattice': image.lattice, 'split': image.split} ORDER BY image.record_id) AS files
+    FROM seen LEFT JOIN origin ON origin.record_id = image.record_id GROUP BY number
+)
+SELECT book.number, book.judged_at, book.task, book.model_id, book.verdict, book.decided_by, book.reason,
+       book.metric, book.value, book.baseline, book.incumbent_id, book.incumbent, book.gains,
+       reign.since AS in_office_since, reign.until AS in_office_until,
+       coalesce(files.n_files, 0) AS n_files, coalesce(files.files, []) AS files, book.inputs, book.blob
+FROM models.verdicts AS book
+LEFT JOIN files ON files.number = book.number
+LEFT JOIN models.reigns AS reign ON reign.number = book.number AND reign.model_id = book.model_id
+ORDER BY book.number
+""",
+)
+
+VIEWS = (
+    LEADERBOARD,
+    STEM_ATOMS,
+    STEM_COLUMNS,
+    SOURCE_SUMMARY,
+    LATTICE_COUNTS,
+    OVERLAPS,
+    SIMULATED_MATERIALS,
+    REIGNS,
+    STORY,
+)

@@ -6,7 +6,7 @@ Belongs here: which items are shown and what is said of them. Pages use no scrip
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.evaluation.gallery.entries import GalleryContext, dose_words
+from atomvision_ml.evaluation.gallery.pages import write_page
+from atomvision_ml.evaluation.gallery.story import write_story
 from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
 from atomvision_ml.evaluation.metrics import over_seeds
 from atomvision_ml.evaluation.protocol import PROTOCOLS
@@ -44,6 +46,7 @@ def build_gallery(
     open_blob: OpenBlob,
     checkpoints: Mapping[str, Path] | None = None,
     champions: pl.DataFrame | None = None,
+    book: Sequence[Row] = (),
     parameters: GalleryParameters | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -58,6 +61,7 @@ def build_gallery(
         open_blob: local folder of a blob.
         checkpoints: by registered name, those whose answers are drawn; without one a page may have fewer pictures.
         champions: rows of ``models/champions``, for the verdicts.
+        book: rows of ``models/verdicts``, for the page of their story.
         parameters: how much is shown.
         progress: called with (items drawn, items in all).
 
@@ -106,7 +110,9 @@ def build_gallery(
         pages.append({"page": name, "title": PROTOCOLS[task].title, "n_items": len(entries)})
         cards.append(_summary(page, metrics, task))
     title = "AtomVision gallery"
-    write_page(folder / "index.html", "index.html.j2", title=title, cards=cards)
+    story = write_story(folder, book) if book else None
+    pages += [story] if story else []
+    write_page(folder / "index.html", "index.html.j2", title=title, cards=cards, story=story)
     return [{"page": "index.html", "title": title, "n_items": total}, *pages]
 
 
@@ -204,15 +210,6 @@ def _summary(page: Row, metrics: pl.DataFrame, task: str) -> Row:
         "slice": f"{where.partition('|')[0].replace('_', ' ')}, {dose_words(where.partition('|')[2])}",
         "rows": _table_rows(own, (metric,)),
     }
-
-
-def write_page(path: Path, template: str, **values: Any) -> None:
-    """Write one page from a template of the gallery."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    path.write_text(environment.get_template(template).render(**values), encoding="utf-8")
 
 
 def _dose_order(name: str) -> float:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomvision_ml.evaluation.gallery.build import write_page
+from atomvision_ml.evaluation.gallery.pages import write_page
 from atomvision_ml.evaluation.holdout import OpenBlob
 from atomvision_ml.literature.captions import plain_caption
 
