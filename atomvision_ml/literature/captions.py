@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from atomvision_ml.literature.figures import plain_text
 from atomvision_ml.literature.panel_labels import Mark, expand_labels, find_labels, in_order, references
 from atomvision_ml.literature.tex import tex_to_text
@@ -35,6 +33,10 @@ _ABBREVIATIONS = ("Fig", "Figs", "Ref", "Refs", "Eq", "Eqs", "vs", "al", "ca", "
 _SENTENCE = re.compile(r"[.;?!](?=\s+\S|$)" + "".join(rf"(?<!\b{each}\.)" for each in _ABBREVIATIONS))
 _REMARK = re.compile(_SENTENCE.pattern.replace("[.;?!]", "[.?!]"))
 _OBJECT = re.compile(r"\s(?:of|on|in)\s|,")
+_DETERMINER = re.compile(r"(?:the|an?|one|two|its|their|another)\b", re.IGNORECASE)
+_OF_ALL = re.compile(
+    r"(?<=[.;] )[Aa]ll (?:the )?(?:images|panels|micrographs|topographs|scans|frames|pictures)\b[^.;]*"
+)
 _COMMA = re.compile(r",\s*(?:and\s)?|\sand\s")
 _EXCEPTION = re.compile(r"\bexcept\b", re.IGNORECASE)
 _PLURAL = re.compile(r"\b(?:bars|images|all|each|both)\b", re.IGNORECASE)
@@ -46,25 +48,36 @@ _IS_VALUE = re.compile(r"[\s,]*(?:and\s)?\s*(?:[a-zA-Zθ]\s?=\s?)?[-+±~]?\d[^A-
 _WORDS = re.compile(r"[^\W\d_]{2,}|\d")
 
 
-class PanelText(BaseModel):
-    """The words that belong to one panel."""
+@dataclass(frozen=True)
+class PanelText:
+    """The words that belong to one panel.
 
-    model_config = ConfigDict(frozen=True)
+    Attributes:
+        label: as written, without brackets; empty for a figure of one panel.
+        text: its own words.
+        confidence: 0 to 1; 1 for a figure without labels.
+        shared: words of its sentence that it shares with its neighbours.
+        remarks: closing remarks that name it, or speak of all panels.
+    """
 
-    label: str = Field(description="As written, without brackets; empty for a figure of one panel.")
-    text: str = Field(description="Its own words.")
-    shared: str = Field(default="", description="Words of its sentence that it shares with its neighbours.")
-    remarks: str = Field(default="", description="Closing remarks that name it, or speak of all panels.")
-    confidence: float = Field(ge=0, le=1, description="1 for a figure without labels.")
+    label: str
+    text: str
+    confidence: float
+    shared: str = ""
+    remarks: str = ""
 
 
-class CaptionParts(BaseModel):
-    """A caption divided."""
+@dataclass(frozen=True)
+class CaptionParts:
+    """A caption divided.
 
-    model_config = ConfigDict(frozen=True)
+    Attributes:
+        preamble: what is said before the first label: of all panels.
+        panels: one panel with an empty label where there are no labels.
+    """
 
-    preamble: str = Field(description="What is said before the first label: of all panels.")
-    panels: tuple[PanelText, ...] = Field(description="One panel with an empty label where there are no labels.")
+    preamble: str
+    panels: tuple[PanelText, ...]
 
 
 @dataclass
@@ -141,11 +154,11 @@ def _clauses(text: str, marks: Sequence[Mark]) -> list[_Clause]:
     for start, end in itertools.pairwise(borders):
         inside = tuple(mark for mark in marks if start <= mark.start < end)
         if inside:
-            clauses.append(_Clause(start, end, inside, _is_leading(text, inside, end)))
+            clauses.append(_Clause(start, end, inside, _is_leading(text, inside, start, end)))
     return clauses
 
 
-def _is_leading(text: str, marks: Sequence[Mark], end: int) -> bool:
+def _is_leading(text: str, marks: Sequence[Mark], start: int, end: int) -> bool:
     """Whether the labels stand before their text: the second and later ones open a clause, and words follow."""
     limits = [mark.start for mark in marks[1:]] + [end]
     follows = [bool(_WORDS.search(text[mark.end : limit])) for mark, limit in zip(marks, limits, strict=True)]
@@ -153,6 +166,11 @@ def _is_leading(text: str, marks: Sequence[Mark], end: int) -> bool:
         follows[-1] = marks[-1].opens and len(marks) == 1 and text[marks[-1].end - 1] == "."
     if _RESPECTIVELY.match(text, marks[0].end) and len(marks) == 1:
         return False
+    head = text[start : marks[0].start].rstrip()
+    if len(marks) > 1 and head and not follows[-1]:
+        return False
+    if head.endswith(":") and all(follows):
+        return True
     later = [mark.opens and has_words for mark, has_words in zip(marks[1:], follows[1:], strict=True)]
     if later:
         return 2 * sum(later) >= len(later) and follows[0]
@@ -172,8 +190,13 @@ def _divide_leading(text: str, clause: _Clause, limit: int, words: dict[str, _Wo
     pieces = [text[mark.end : end].strip(_EDGE) for mark, end in zip(marks, ends, strict=True)]
     for place, (mark, piece) in enumerate(zip(marks, pieces, strict=True)):
         shared = [] if is_first or not head else [head]
+        for remark in _OF_ALL.findall(piece):
+            piece = piece.replace(remark, "")
+            for each in words.values():
+                each.remarks.append(remark)
         own = _ENDS_WITH_AND.sub("", piece).strip(_EDGE) if piece.endswith(("and", "&")) else piece
-        if place + 1 < len(pieces) and own != piece and not _OBJECT.search(piece):
+        is_head = own != piece and not _OBJECT.search(piece) and not _DETERMINER.match(piece)
+        if place + 1 < len(pieces) and is_head and not _DETERMINER.match(pieces[place + 1]):
             shared.append(pieces[place + 1])
         for label in mark.labels:
             words[label].own.append(own)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.literature.captions import CaptionParts, PanelText
 from atomvision_ml.literature.panel_labels import references
@@ -45,9 +43,13 @@ _WORD = re.compile(r"[^\W\d_]+")
 _HINTS = {
     "STM": re.compile(r"\d\s?[pn]A\b|\b[Bb]ias\b|\b[Tt]unnel+ing\b"),
     "STEM": re.compile(r"\bEELS\b|\batomic columns?\b"),
-    "TEM": re.compile(r"\b(?:SAEDP?|SADP?|[Zz]one axis|[Ff]oils?|g ?= ?\d+|[Ll]amellae?|[Tt]wo-beam)\b"),
+    "TEM": re.compile(
+        r"\b(?:(?:60|80|100|120|200|300|400) k(?:e)?V|1(?:\.\d+)? MV|SAEDP?|SADP?|[Zz]one axis|[Ff]oils?|"
+        r"g ?= ?\d+|[Ll]amellae?|[Tt]wo-beam)\b"
+    ),
 }
 """What gives a microscope away that is not named."""
+_DERIVED = ("extracted", "deduced", "determined", "estimated", "evaluated", "obtained")
 _AGAINST = ("as ", "versus", "vs", "against")
 _QUANTITIES = (
     "distances?|angles?|ratios?|fractions?|velocit(?:y|ies)|mobilit(?:y|ies)|moments?|coefficients?|frequenc(?:y|ies)|"
@@ -55,19 +57,53 @@ _QUANTITIES = (
     "modul(?:us|i)|hardness|stress(?:es)?|torques?|noise|gains?|exponents?|radi(?:us|i)|diameters?|periods?|"
     "wavelengths?|capacit(?:y|ies)|factors?|parameters?|constants?|numbers?|counts?|errors?|accuracy|scores?|shares?|"
     "percentages?|lifetimes?|linewidths?|fwhm|splittings?|shifts?|offsets?|thresholds?|asymmetry|correlations?|lengths?|"
-    "widths?|sizes|spacings?|roughness|densit(?:y|ies)|concentrations?|positions|values|widening|broadening"
+    "widths?|sizes|spacings?|roughness|densit(?:y|ies)|concentrations?|positions|values|widening|broadening|speeds?|"
+    "compositions?|contents?|misfits?|(?:hetero)?strain|"
+    "(?:mean|absolute|relative|residual|percentage|standard) (?:differences?|deviations?|errors?)|"
+    "coverages?|volumes?|(?:particle|grain|domain|void|pore|cluster|island) size|"
+    "(?:projected|mean|total|contact|grain|particle|island) areas?|"
+    "(?:critical|coercive|switching|anisotropy|exchange[- ]bias|internal|depinning|saturation|breakdown) fields?"
 )
 _SHORTEST_QUANTITY = 4
+_LONGEST_MAPPED = 90
+_MAPPED_END = (
+    r"(?=$|[.,;:(/]| (?:in|of|at|under|before|after|from|by|with|without|and|for|recorded|measured|taken|map|image|"
+    r"signal|contrast|channel|component|asymmetry)\b)"
+)
+_MODIFIERS = (
+    r"(?:(?:the|a|simultaneous|simultaneously|recorded|reconstructed|measured|local|retrieved|extracted|derived|"
+    r"corresponding|same|sublattice|in-plane|out-of-plane|projected|relative|normalised|normalized) )*"
+)
 _STOP = (
     "of|in|on|at|for|from|with|versus|vs|as|by|between|along|across|against|per|during|after|before|under|to|and|over"
 )
 _QUANTITY = re.compile(
-    r"(?:(?:is|shows|gives|the|an?|measured|calculated|extracted|average|mean) )*"
+    r"(?!\d)(?:(?:is|shows|gives|the|an?|measured|calculated|extracted|average|mean) )*"
     r"(?!(?:low|high|larg|small|same|differ|other|long|short|equal|zero|full|half|increas|decreas|wid|narrow)\w* )"
     rf"(?:(?!(?:{_STOP}|maps?|images?)\b)[\w/'’–-]+ ){{0,4}}?(?:{_QUANTITIES})(?: [A-Z][\w–-]*)?"
     rf"(?= (?:{_STOP}|is|are|was|were|obtained|determined|extracted|measured|deduced|derived)\b|[,.;]|$"
     r"| ?\((?!colou?r))"
-    r"(?!,? ?(?:of |is |=|:)? ?(?:about )?[~≈<>±]?\d)",
+    r"(?!,? ?(?:is |=|:)? ?(?:about )?[~≈<>±]?\d)"
+    r"(?! of (?:about )?[~≈<>±]?\d[\d.,]* ?(?:[kmµnp]?m|Å|K|°|%|[mk]?e?V|ML|m?T|[pn]?A|h|min|m?s)(?!\w))",
+    re.IGNORECASE,
+)
+_IS_QUANTITY = re.compile(rf"(?:.*[ -])?(?:{_QUANTITIES})")
+_VALUE = re.compile(r",? ?(?:of |is |was |=|:)? ?(?:about |ca\. ?)?[~≈<>±−-]?\d")
+_CONDITION = re.compile(
+    r"[^\w(]*(?:\d|[+±−~<>=|√]|[A-Za-zΔθφ_]{1,3} ?[=≈<>~]|(?:at|after|before|under|with|without|for|along|of|in|on|and|"
+    r"from|by|to|same|as|during|near|between|while|both|another|second|third|other)\b)",
+    re.IGNORECASE,
+)
+"""A panel that only says in what it differs from the one before."""
+_PRONOUN = re.compile(r"(?:their|its|the corresponding|corresponding)\b", re.IGNORECASE)
+_OVERLAID = re.compile(r"\b(?:overlaid|superimposed|superposed)\b")
+_ELEMENT = re.compile(r"\b([A-Z][a-z]?)(?:[- ][KLM][\dα]*)?\b")
+_MAPPING = re.compile(
+    r"\b(?:maps?|mapping|EDX?S?|EDX|EELS|SIMS|XRF|EPMA|element\w*|composition\w*|overlay|distributions?)\b"
+)
+_CURVE = re.compile(
+    r"\b(?:along|across|through|versus|vs|against|profiles?|spectr\w+|curves?|histograms?|distributions?|averages?|averaged|mean|"
+    r"loops?|as a function|dependence|traces?|points?|values?|plot\w*|cuts?|linescans?|ratios?)\b",
     re.IGNORECASE,
 )
 _STATES = re.compile(
@@ -75,14 +111,17 @@ _STATES = re.compile(
 )
 
 
-class PanelModality(BaseModel):
-    """What a panel is said to be."""
-
-    model_config = ConfigDict(frozen=True)
+@dataclass(frozen=True)
+class PanelModality:
+    """What a panel is said to be; the confidence, 0 to 1, orders the rules and is not calibrated."""
 
     label: str
     modality: Modality
-    confidence: float = Field(ge=0, le=1)
+    confidence: float
+
+
+_Answer = tuple[str, float]
+"""Modality and confidence."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +137,13 @@ class _Hit:
 def without_namesakes(text: str) -> str:
     """The text without words that only look like a modality."""
     vocabulary = _vocabulary()
-    return vocabulary.namesakes.sub(" ", text) if vocabulary.suspicious.search(text) else text
+    if not vocabulary.suspicious.search(text):
+        return text
+    pieces, last = [], 0
+    for start, end, _ in vocabulary.namesakes.find(text):
+        pieces.append(text[last:start])
+        last = end
+    return " ".join((*pieces, text[last:])) if pieces else text
 
 
 def modalities(text: str) -> list[Modality]:
@@ -141,7 +186,7 @@ def is_relevant(text: str) -> bool:
 
 def is_biological(text: str) -> bool:
     """Whether a caption speaks of viruses, proteins and the like: no material."""
-    return _vocabulary().biology.search(_CAPITALISED.sub(_lower, text)) is not None
+    return next(_vocabulary().biology.find(_CAPITALISED.sub(_lower, text)), None) is not None
 
 
 def is_relevant_figure(parts: CaptionParts, panels: Sequence[PanelModality]) -> bool:
@@ -168,40 +213,112 @@ def _in_one_sense(parts: CaptionParts) -> CaptionParts:
         return parts
     pattern = re.compile(rf"\b(?:{'|'.join(sorted(others))})\b")
     panels = [
-        panel.model_copy(update={name: pattern.sub("", getattr(panel, name)) for name in ("text", "shared", "remarks")})
+        replace(
+            panel,
+            text=pattern.sub("", panel.text),
+            shared=pattern.sub("", panel.shared),
+            remarks=pattern.sub("", panel.remarks),
+        )
         for panel in parts.panels
     ]
     return CaptionParts(preamble=pattern.sub("", parts.preamble), panels=tuple(panels))
 
 
 def _panel_modality(context: _Context, shared: Sequence[_Hit], preamble: Sequence[_Hit]) -> PanelModality:
-    panel, own, found = context.panel, context.own, list(context.found.values())
-    if _is_relation(own) or _begins_with_quantity(panel.text, own):
-        return _named(panel, "plot", 0.8)
-    if own and own[0].kind not in _OPEN:
-        is_alone = len({hit.kind for hit in own if hit.kind not in _OPEN}) == 1
-        return _named(panel, own[0].kind, 0.95 if is_alone else 0.85)
-    if own and (name := _in_context(own[0].kind, own[0].word, context)):
-        return _named(panel, name, 0.8)
-    for hits in (shared, preamble):
-        if name := _first_of_all(hits):
-            return _named(panel, name, 0.8)
-    images = [each.modality for each in found if each.modality in IMAGES]
+    name, confidence = (
+        _own_answer(context) or _shared_answer(context, shared, preamble) or _carried_answer(context, preamble)
+    )
+    return PanelModality(label=context.panel.label, modality=name, confidence=confidence)  # type: ignore[arg-type]
+
+
+def _own_answer(context: _Context) -> _Answer | None:
+    """What the panel's own words say."""
+    own, text = context.own, context.panel.text
+    if name := _mapped(context):
+        return name, 0.7
+    if _is_relation(own) or _begins_with_quantity(text, own):
+        return "plot", 0.8
+    if not own:
+        return None
+    if own[0].kind in _OPEN:
+        name = _in_context(own[0].kind, own[0].word, context)
+        return (name, 0.8) if name else None
+    if name := _overlaid(context):
+        return name, 0.7
+    is_alone = len({hit.kind for hit in own if hit.kind not in _OPEN}) == 1
+    return own[0].kind, 0.95 if is_alone else 0.85
+
+
+def _shared_answer(context: _Context, shared: Sequence[_Hit], preamble: Sequence[_Hit]) -> _Answer | None:
+    """What its sentence, or else the preamble, says of several panels."""
+    if name := _first_of_all(shared):
+        return name, 0.8
+    name = _first_of_all(preamble)
+    if name == "plot" and _CONDITION.match(context.panel.text):
+        found = list(context.found.values())
+        name = found[-1].modality if found else next((each for each in context.named if each in IMAGES), name)
+    return (name, 0.8) if name else None
+
+
+def _carried_answer(context: _Context, preamble: Sequence[_Hit]) -> _Answer:
+    """What the panels before it, open words of the preamble or remarks let expect."""
+    found = list(context.found.values())
     is_open = _first_open(preamble)
+    images = [each.modality for each in found if each.modality in IMAGES]
     if images and is_open:
-        return _named(panel, images[-1], 0.6)
-    if is_open or found:
-        return _named(panel, is_open or found[-1].modality, 0.6)
-    remarks = _hits(panel.remarks)
-    return _named(panel, _first_of_all(remarks) or _first_open(remarks) or _silent(context, preamble), 0.5)
+        return images[-1], 0.6
+    if not is_open and not context.own and any(hit.kind == "image" for hit in preamble):
+        is_open = context.image()
+    if is_open:
+        return is_open, 0.6
+    if _is_element(context):
+        return "other", 0.6
+    if found and (found[-1].modality in IMAGES or _CONDITION.match(context.panel.text)):
+        return found[-1].modality, 0.6
+    remarks = _hits(context.panel.remarks)
+    return _first_of_all(remarks) or _first_open(remarks) or _silent(context, preamble), 0.5
+
+
+def _mapped(context: _Context) -> str | None:
+    """The modality of a bare quantity that the microscope of the preamble maps: the friction of a force microscope."""
+    text = context.panel.text
+    if not context.parts.preamble or len(text) > _LONGEST_MAPPED or _CURVE.search(text):
+        return None
+    lower = _CAPITALISED.sub(_lower, text)
+    return next((name for name, words in _mappings(context.parts.preamble) if words.match(lower)), None)
+
+
+def _is_element(context: _Context) -> bool:
+    """Whether a panel is named by elements alone in a figure with element maps."""
+    names = _ELEMENT.findall(context.panel.text)
+    if not names or _ELEMENT.sub("", context.panel.text).strip(" ,/and") or not set(names) <= _elements():
+        return False
+    return any(
+        _MAPPING.search(text) for text in (context.parts.preamble, *(each.text for each in context.parts.panels))
+    )
+
+
+@cache
+def _elements() -> frozenset[str]:
+    from ase.data import chemical_symbols
+
+    return frozenset(chemical_symbols[1:])
+
+
+def _overlaid(context: _Context) -> str | None:
+    """The image before, where a model or a map lies on it: "atomic model overlaid"."""
+    before = next((each.modality for each in reversed(context.found.values())), None)
+    is_upper = context.own[0].kind in ("schematic", "other") and _OVERLAID.search(context.panel.text)
+    return before if is_upper and before in MICROSCOPY else None
 
 
 def _silent(context: _Context, preamble: Sequence[_Hit]) -> str:
     """What a panel is of which nothing is said: an image by its conditions, or of a list of images; else a plot."""
     if any(hit.kind == "image" for hit in preamble) and (name := context.hinted()):
         return name
-    if any(_HINTS["STM"].search(text) for text in (context.panel.text, context.panel.remarks)):
-        return "STM"
+    for name in ("STM", "TEM"):
+        if any(_HINTS[name].search(text) for text in (context.panel.text, context.panel.remarks)):
+            return name
     later = context.parts.panels[context.labels.index(context.panel.label) + 1 :]
     hits = next((hits for panel in later if (hits := _hits(panel.text))), [])
     if hits and hits[0].kind in MICROSCOPY and any(hit.word.endswith(("images", "micrographs")) for hit in hits):
@@ -273,10 +390,6 @@ def _without_insets(text: str) -> str:
     return _INSET.sub(" ", text) if "nset" in text or "upper " in text or "lower " in text else text
 
 
-def _named(panel: PanelText, name: str, confidence: float) -> PanelModality:
-    return PanelModality(label=panel.label, modality=name, confidence=confidence)  # type: ignore[arg-type]
-
-
 def _in_context(kind: str, word: str, context: _Context) -> str | None:
     """What a word means whose modality is open."""
     return _motif(word, context) if kind == "motif" else _READERS[kind](context)
@@ -307,6 +420,9 @@ def _electron(context: _Context) -> str:
 
 
 def _image(context: _Context) -> str:
+    before = next((each.modality for each in reversed(context.found.values())), None)
+    if before in IMAGES and _PRONOUN.match(context.panel.text):
+        return before
     return context.image() or _first_closed(context.own) or context.hinted() or "other"
 
 
@@ -391,6 +507,8 @@ def _hits(text: str) -> list[_Hit]:
     hits: list[_Hit] = []
     for start, end, kind in vocabulary.words.find(clean):
         hit = _Hit(start, end, kind, clean[start:end])
+        if kind == "plot" and _VALUE.match(clean, end) and _IS_QUANTITY.fullmatch(hit.word):
+            continue
         if hits and _is_head(hits[-1], hit, clean):
             hits.pop()
         hits.append(hit)
@@ -401,7 +519,15 @@ def _is_head(before: _Hit, hit: _Hit, text: str) -> bool:
     """Whether a word is the head of a compound that the one before only describes: "TEM diffraction pattern"."""
     if not _COMPOUND.fullmatch(text, before.end, hit.start):
         return False
+    if hit.word.startswith(_DERIVED):
+        return False
     return before.kind not in _OPEN and hit.kind in ("diffraction", "plot", "other", "schematic")
+
+
+@lru_cache(maxsize=64)
+def _mappings(preamble: str) -> list[tuple[str, re.Pattern[str]]]:
+    """Modality and words of the quantities that the microscopes of a preamble map."""
+    return [(name, words) for within, name, words in _vocabulary().mapped if within.search(preamble)]
 
 
 def _lower(match: re.Match[str]) -> str:
@@ -414,10 +540,11 @@ class _Vocabulary:
 
     words: WordFinder
     techniques: re.Pattern[str]
-    namesakes: re.Pattern[str]
+    namesakes: WordFinder
     suspicious: re.Pattern[str]
-    biology: re.Pattern[str]
+    biology: WordFinder
     readings: dict[str, str]
+    mapped: list[tuple[re.Pattern[str], str, re.Pattern[str]]]
     senses: dict[str, dict[str, frozenset[str]]]
 
 
@@ -430,12 +557,20 @@ def _vocabulary() -> _Vocabulary:
     return _Vocabulary(
         words=WordFinder([(each["is"], each["words"]) for each in words["modalities"]], unless=_DULL),
         techniques=re.compile(rf"(?<!\w)(?:{named})(?!\w)"),
-        namesakes=re.compile(rf"(?<![A-Za-z])(?=[A-Za-z±])(?:{'|'.join(words['namesakes'])})"),
+        namesakes=WordFinder([("namesake", words["namesakes"])]),
         suspicious=re.compile(
             r"[Ss]tem|STEM|S[TE]M|TEM|AFM|s\.e\.m|[Mm]emory|[Aa]ntiferro|TEM|Hermite|lectromag|[Ss]tandard"
         ),
-        biology=re.compile(rf"(?<!\w)(?:{'|'.join(words['biology'])})\b"),
+        biology=WordFinder([("biology", words["biology"])]),
         readings=words["readings"],
+        mapped=[
+            (
+                re.compile("|".join(each["within"])),
+                each["is"],
+                re.compile(rf"{_MODIFIERS}(?:{'|'.join(each['words'])}){_MAPPED_END}"),
+            )
+            for each in words["mapped"]
+        ],
         senses={
             acronym: {name: frozenset(group) for name, group in sense.items()}
             for acronym, sense in words["senses"].items()

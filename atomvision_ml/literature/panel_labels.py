@@ -31,7 +31,11 @@ _ITEMS = re.compile(_ITEM)
 _JOINT = r"\s*(?:,\s*and\b|,|\band\b|&|-|–|—|\bto\b|\bthrough\b|\.\.\.|…)\s*"
 _KINDS = (r"(?:[ivx]{2,4}|[ivx])", r"(?:[IVX]{2,4}|[IVX])", r"[a-z]\d?", r"[A-Z]\d?", r"\d{1,2}")
 _GROUP = "(?:" + "|".join(rf"{kind}(?![\w'′])(?:{_JOINT}{kind}(?![\w'′]))*" for kind in _KINDS) + ")"
-_BRACKETED = re.compile(rf"[(\[]\s*({_GROUP})\.?\s*[)\]]")
+_PLACE = (
+    r"(?:(?:left|right|top|bottom|upper|lower|middle|cent(?:er|re)|first|second|third)"
+    r"(?: (?:columns?|rows?|panels?|images?))?[:,]?\s)?"
+)
+_BRACKETED = re.compile(rf"[(\[]\s*{_PLACE}({_GROUP})\.?\s*[)\]]")
 _JOINED = re.compile(rf"^{_JOINT}$")
 _RANGE = re.compile(r"[-–—…]|\bto\b|\bthrough\b|\.\.\.")
 _BARE = re.compile(
@@ -41,6 +45,10 @@ _BARE = re.compile(
     r"(\)\s|\s?[,:/.]\s"
     r"|(?=\s(?:[A-Z0-9(]|respectively|as |in |after |before |the |and |gives?|shows?|are |is ))|$)"
 )
+_HALF = re.compile(rf"(?<=\w )({_GROUP})\)(?=\s\w)")
+"""A label with its second bracket only, within a sentence."""
+_PANEL = re.compile(rf"(?<!in )(?<!of )(?<!see )(?<!from )\b[Pp]anels? ({_GROUP})(?=\s[a-z])")
+"""A label without brackets behind the word."""
 _NO_LABEL_BEFORE = re.compile(
     r"\b(?:(?:eqs?|refs?|figs?)\.?|equations?|references?|figures?|tables?|(?<!cross[- ])sections?|supplementary)"
     r"\s*\d*\s*$",
@@ -67,6 +75,8 @@ _CLAUSE_START = re.compile(
 
 
 _REACH = 16
+_NOUN = r"(?!and|or|to|is|as|at|are|after|before|in|by|with|on|using|but|recorded|taken|shows?|measured)[a-z]{3}"
+"""What makes an article of "a"."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,7 @@ def references(text: str, known: Iterable[str]) -> list[tuple[int, tuple[str, ..
 @lru_cache(maxsize=256)
 def _reference_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
     names = "|".join(sorted(map(re.escape, labels), key=len, reverse=True))
-    item = rf"(?:{names})(?![\w'′])"
+    item = rf"(?:{names})(?![\w'′])(?!(?<=\sa) {_NOUN})"
     group = rf"{item}(?:\)?{_JOINT}\(?{item})*"
     word = r"(?:[Pp]anels?|in|for|of|from|both)"
     return re.compile(rf"[(\[]({group})\.?[)\]]|\b{word}\s+({group})|(?:(?<=[:;,] )|(?<=^))({group})(?=[:,]? \d|,)")
@@ -142,6 +152,10 @@ def _readings(text: str) -> list[list[Mark]]:
         for match in _BARE.finditer(text)
         if not (match[2].startswith(")") and text[match.start(1) - 1 : match.start(1)] in ("(", "["))
     ]
+    if ") " in text:
+        bare = sorted({*bare, *_half_bracketed(text)})
+    if "anel" in text:
+        bare = sorted({*bare, *((match.start(1), match.end(), match[1]) for match in _PANEL.finditer(text))})
     readings = []
     for alphabet in _PLACES if bracketed or bare else ():
         first = _NAMES[alphabet][0]
@@ -150,6 +164,15 @@ def _readings(text: str) -> list[list[Mark]]:
         if any(group.startswith(first) for _, _, group in bare):
             readings.append(_continued(_in_sequence(bare, alphabet), bracketed, alphabet))
     return readings
+
+
+def _half_bracketed(text: str) -> list[tuple[int, int, str]]:
+    """``a)`` where no bracket is open."""
+    return [
+        (match.start(1), match.end(), match[1])
+        for match in _HALF.finditer(text)
+        if text.rfind("(", 0, match.start()) <= text.rfind(")", 0, match.start())
+    ]
 
 
 def _continued(marks: list[Mark], others: Sequence[tuple[int, int, str]], alphabet: Alphabet) -> list[Mark]:

@@ -1,7 +1,7 @@
 """Many words, written as regular expressions, found in one pass.
 
 Belongs here: the search alone. Python tries the alternatives of a pattern one by one at every place of a text; here
-only those are tried that can begin with the two characters at that place, and only where a word begins.
+only those are tried that can begin with the three characters at that place, and only where a word begins.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ _RANGE = re.compile(r"(.)-(.)")
 _ANY = ""
 """Stands for every character."""
 
+_KNOWN = 3
+"""How many first characters choose among the words."""
+
 _Beginning = tuple[str, bool]
-"""Up to two characters, and whether they are all that was matched so far, so that more is known to follow."""
+"""Up to that many characters, and whether they are all that was matched so far, so that more is known to follow."""
 
 
 class WordFinder:
@@ -33,13 +36,14 @@ class WordFinder:
         ValueError: a pattern can begin with any character.
     """
 
-    def __init__(self, kinds: Sequence[tuple[str, Sequence[str]]], unless: Sequence[str]):
+    def __init__(self, kinds: Sequence[tuple[str, Sequence[str]]], unless: Sequence[str] = ()):
         """The patterns are compiled here."""
         self._words = [(kind, word, beginnings(word)) for kind, group in kinds for word in group]
         if vague := [word for _, word, each in self._words if _ANY in each]:
             raise ValueError(f"a word must tell its first character; these do not: {', '.join(vague)}")
         self._unless = [(each, beginnings(each)) for each in unless]
         self._searches: dict[str, _Search | None] = {}
+        self._compiled: dict[tuple[str, ...], _Search] = {}
         firsts = {each[0] for _, _, group in self._words for each in group}
         own = "".join(re.escape(first) for first in firsts if not first.isalnum())
         self._begins = re.compile(rf"\b\w|(?<!\w)[{own}]" if own else r"\b\w")
@@ -51,10 +55,10 @@ class WordFinder:
             start = begin.start()
             if start < end:
                 continue
-            two = text[start : start + 2]
-            if two not in self._searches:
-                self._searches[two] = self._search(two)
-            search = self._searches[two]
+            first = text[start : start + _KNOWN]
+            if first not in self._searches:
+                self._searches[first] = self._search(first)
+            search = self._searches[first]
             if search is None:
                 continue
             match = search.pattern.match(text, start)
@@ -62,28 +66,32 @@ class WordFinder:
                 end = match.end()
                 yield start, end, search.kinds[match.lastindex or 0]
 
-    def _search(self, two: str) -> _Search | None:
-        """What is tried where a text goes on with two characters (one at its end)."""
-        fitting = {two, two[0], _ANY}
+    def _search(self, first: str) -> _Search | None:
+        """What is tried where a text goes on with some characters (fewer at its end)."""
+        fitting = {first[:length] for length in range(len(first) + 1)}
         chosen = [(kind, word) for kind, word, each in self._words if each & fitting]
         if not chosen:
             return None
-        barred = "|".join(word for word, each in self._unless if each & fitting)
-        groups = "|".join(f"(?:{word})()" for _, word in chosen)
-        pattern = re.compile(rf"{f'(?!{barred})' if barred else ''}(?:{groups})(?!\w)")
-        return _Search(pattern, ("", *(kind for kind, _ in chosen)))
+        barred = [word for word, each in self._unless if each & fitting]
+        key = (*barred, "", *(word for _, word in chosen))
+        if key not in self._compiled:
+            groups = "|".join(f"(?:{word})()" for _, word in chosen)
+            never = f"(?!{'|'.join(barred)})" if barred else ""
+            pattern = re.compile(rf"{never}(?:{groups})(?!\w)")
+            self._compiled[key] = _Search(pattern, ("", *(kind for kind, _ in chosen)))
+        return self._compiled[key]
 
 
 @dataclass(frozen=True)
 class _Search:
-    """The words that can begin with two characters, and their kinds by number of the group behind each."""
+    """The words that can begin with some characters, and their kinds by number of the group behind each."""
 
     pattern: re.Pattern[str]
     kinds: tuple[str, ...]
 
 
 def beginnings(pattern: str) -> frozenset[str]:
-    """What a match of a pattern can begin with: two characters, or one where anything may follow.
+    """What a match of a pattern can begin with: three characters, or fewer where anything may follow.
 
     An empty string among them stands for every character.
     """
@@ -120,7 +128,7 @@ def _joined(before: _Beginning, after: set[_Beginning]) -> set[_Beginning]:
     text, goes_on = before
     if not goes_on:
         return {before}
-    return {((text + more)[:2], can and len(text + more) < 2) for more, can in after}
+    return {((text + more)[:_KNOWN], can and len(text + more) < _KNOWN) for more, can in after}
 
 
 def _of_atom(atom: re.Match[str]) -> set[str]:
