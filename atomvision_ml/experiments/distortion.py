@@ -91,9 +91,9 @@ def affine_distortion(cell: ArrayLike, reference: ArrayLike, covariance: ArrayLi
     Raises:
         ValueError: a cell is not finite or has no area.
     """
-    measured, known = as_cell(cell), reduce_cell(reference)
-    maps = [measured.T @ np.linalg.inv((basis @ side).T) for basis in _BASES for side in (known, known @ _MIRROR)]
-    best = min((each for each in maps if np.linalg.det(each) > 0), key=_size)
+    measured = as_cell(cell)
+    maps = (each if np.linalg.det(each) > 0 else each @ _MIRROR for each in lattice_maps(measured, reference))
+    best = min(maps, key=_size)
     reference_basis = np.linalg.inv(best) @ measured.T
 
     def numbers(components: Array) -> Array:
@@ -103,6 +103,20 @@ def affine_distortion(cell: ArrayLike, reference: ArrayLike, covariance: ArrayLi
     values, sigmas = propagated(numbers, measured.ravel(), spread)
     scale_x, scale_y, shear, rotation = (float(value) for value in values)
     return Affine(scale_x, scale_y, shear, rotation, (float(sigmas[0]), float(sigmas[1]), float(sigmas[2])))
+
+
+def lattice_maps(cell: ArrayLike, reference: ArrayLike) -> list[Array]:
+    """Linear maps (2, 2) on columns (x, y) that take a lattice to a measured one, for bases of small indices.
+
+    Args:
+        cell: (2, 2) rows, reduced.
+        reference: (2, 2) rows, any basis.
+
+    Returns:
+        Maps of either handedness; those of small strain are among them.
+    """
+    measured, known = as_cell(cell), reduce_cell(reference)
+    return [measured.T @ np.linalg.inv((basis @ known).T) for basis in _BASES]
 
 
 def _size(map_: Array) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -19,12 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from atomvision_ml.experiments.distortion import Affine, affine_distortion
 from atomvision_ml.experiments.reference_phases import ReferencePhase, crystal_of, reflections
 from atomvision_ml.experiments.spot_lattice import SpotLattice
+from atomvision_ml.images.stem import Projection
 from atomvision_ml.structures.lattice import reduce_cell
 
 Array = NDArray[np.float64]
 Axis = tuple[int, int, int]
 
 _UPRIGHT = (0, 0, 1)
+_SHORTEST = 1e-6
+_Z_EXPONENT = 1.7
 
 
 class ZoneAxisParameters(BaseModel):
@@ -89,7 +92,7 @@ def name_zone_axis(
         Axes within the largest deviation; none if the lattice belongs to none of the phases.
     """
     chosen = parameters or ZoneAxisParameters()
-    found = []
+    found: list[tuple[float, ZoneAxis]] = []
     for phase in phases:
         for uvw, reference in projected_lattices(phase, chosen):
             distortion = affine_distortion(lattice.cell, reference, lattice.covariance)
@@ -99,12 +102,12 @@ def name_zone_axis(
             deviation = math.hypot(scale, math.log1p(distortion.anisotropy) / chosen.anisotropy_sigma)
             if deviation <= chosen.largest_deviation:
                 weight = -0.5 * deviation**2 - math.log(sum(index**2 for index in uvw))
-                found.append((weight, phase.name, uvw, reference, distortion, deviation))
+                found.append((weight, ZoneAxis(phase.name, uvw, reference, distortion, deviation, 0.0)))
     if not found:
         return ()
     found.sort(key=lambda each: -each[0])
-    total = sum(math.exp(each[0] - found[0][0]) for each in found)
-    return tuple(ZoneAxis(*rest, math.exp(weight - found[0][0]) / total) for weight, *rest in found)
+    shares = [math.exp(weight - found[0][0]) for weight, _ in found]
+    return tuple(replace(axis, probability=share / sum(shares)) for share, (_, axis) in zip(shares, found, strict=True))
 
 
 def is_decided(axes: tuple[ZoneAxis, ...], parameters: ZoneAxisParameters | None = None) -> bool:
@@ -132,17 +135,45 @@ def projected_lattices(phase: ReferencePhase, parameters: ZoneAxisParameters) ->
     return tuple(found)
 
 
-def _generated(hkl: NDArray[np.int64], reciprocal: Array) -> Array | None:
-    """Basis (2, 2), in a plane's own axes, of the lattice that planes (n, 3) of one zone generate; None for one row."""
-    if np.linalg.matrix_rank(hkl) < 2 if len(hkl) else True:
+def projected_phase(phase: ReferencePhase, uvw: Axis, parameters: ZoneAxisParameters | None = None) -> Projection:
+    """A phase seen along an axis: its atoms in the projected cell, with weights Z^1.7, and that reduced cell.
+
+    Raises:
+        ValueError: the zone shows fewer than two rows of planes.
+    """
+    chosen = parameters or ZoneAxisParameters()
+    crystal = crystal_of(phase)
+    planes = reflections(phase, chosen.smallest_d_angstrom, chosen.least_intensity)
+    in_zone = planes.hkl[planes.hkl @ np.array(uvw) == 0]
+    plane, basis = _plane(in_zone, crystal.reciprocal), _generated(in_zone, crystal.reciprocal)
+    if plane is None or basis is None:
+        raise ValueError(
+            f"{phase.name} shows no lattice along {uvw} in planes of {chosen.smallest_d_angstrom} Å or more"
+        )
+    cell = reduce_cell(np.linalg.inv(basis).T)
+    flat = crystal.positions @ np.linalg.inv(crystal.reciprocal).T @ plane
+    inside = (flat @ np.linalg.inv(cell)) % 1.0 @ cell
+    return Projection(inside, crystal.numbers.astype(float) ** _Z_EXPONENT, cell)
+
+
+def _plane(hkl: NDArray[np.int64], reciprocal: Array) -> Array | None:
+    """(3, 2) two orthonormal directions in the plane of a zone's reflections (n, 3); None for fewer than two rows."""
+    if not len(hkl) or np.linalg.matrix_rank(hkl) < 2:
         return None
     vectors = hkl @ reciprocal
-    order = np.argsort(np.linalg.norm(vectors, axis=1), kind="stable")
-    first = vectors[order[0]] / np.linalg.norm(vectors[order[0]])
-    normal = next(n for each in vectors[order] if np.linalg.norm(n := np.cross(first, each)) > 1e-6)
-    flat = vectors[order] @ np.stack([first, np.cross(normal / np.linalg.norm(normal), first)], axis=1)
-    basis = np.zeros((0, 2))
-    for each in flat:
+    vectors = vectors[np.argsort(np.linalg.norm(vectors, axis=1), kind="stable")]
+    first = vectors[0] / np.linalg.norm(vectors[0])
+    normal = next(n for each in vectors if np.linalg.norm(n := np.cross(first, each)) > _SHORTEST)
+    return np.stack([first, np.cross(normal / np.linalg.norm(normal), first)], axis=1)
+
+
+def _generated(hkl: NDArray[np.int64], reciprocal: Array) -> Array | None:
+    """Basis (2, 2), in the directions of :func:`_plane`, of the lattice that a zone's planes (n, 3) generate."""
+    plane = _plane(hkl, reciprocal)
+    if plane is None:
+        return None
+    basis, flat = np.zeros((0, 2)), hkl @ reciprocal @ plane
+    for each in flat[np.argsort(np.linalg.norm(flat, axis=1), kind="stable")]:
         basis = _with(basis, each)
     return basis
 
@@ -151,7 +182,7 @@ def _with(basis: Array, vector: Array) -> Array:
     """Basis of the lattice generated by a basis of rank 0, 1 or 2 and a vector, by Euclid's algorithm."""
     rows = [*basis, vector]
     while True:
-        rows = sorted((row for row in rows if np.linalg.norm(row) > 1e-6), key=np.linalg.norm)
+        rows = sorted((row for row in rows if np.linalg.norm(row) > _SHORTEST), key=np.linalg.norm)
         for number in range(len(rows) - 1, 0, -1):
             steps = _steps(rows[number], rows[:number])
             if np.linalg.norm(rows[number] - steps) < np.linalg.norm(rows[number]) - 1e-9:
