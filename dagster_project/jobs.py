@@ -1,8 +1,8 @@
 """Jobs: the graph cut where its partitions change.
 
 An unpartitioned asset in a partitioned job would be materialised once per partition, and two partition dimensions do
-not fit in one job. So the jobs are run in turn: each source, the materials; the harvest, each month, the export; each
-day of the inbox; each task, the models; the catalogue.
+not fit in one job. So the jobs are run in turn: each source, the materials; each task, the models; each day of the
+inbox; the harvest, each month, the export; figures and pages; the catalogue.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.storage.keys import (
     CATALOG_DICTIONARY,
     CATALOG_WAREHOUSE,
+    EVALUATION_EXPERIMENTAL_ANSWERS,
+    EVALUATION_EXPERIMENTAL_HOLDOUT,
+    EVALUATION_HOLDOUT,
     EXPERIMENTS_INBOX,
     EXPERIMENTS_MICROGRAPHS,
     EXPERIMENTS_RECORDS,
@@ -36,12 +39,18 @@ _ALONE = (
     CATALOG_WAREHOUSE,
     CATALOG_DICTIONARY,
 )
+_NEEDED_FOR_CHAMPIONS = (EVALUATION_HOLDOUT, EVALUATION_EXPERIMENTAL_HOLDOUT, EVALUATION_EXPERIMENTAL_ANSWERS)
 _EXTERNAL = (LITERATURE_PAPERS, EXPERIMENTS_INBOX, MODELS_DECISIONS)
 
 
 def _with_dimension(dimension: str | None) -> list[dg.AssetKey]:
     chosen = [key for key, table in TABLES.items() if table.dimension == dimension]
     return [asset_key_of(key) for key in chosen if key not in (*_ALONE, *_EXTERNAL)]
+
+
+def _is_evaluation(key: dg.AssetKey) -> bool:
+    """Whether it is made after the champions are chosen."""
+    return key.path[0] == "evaluation" and key.to_user_string() not in _NEEDED_FOR_CHAMPIONS
 
 
 def _job(name: str, keys: list[dg.AssetKey], description: str) -> dg.UnresolvedAssetJobDefinition:
@@ -59,8 +68,13 @@ REFRESH_MATERIALS = _job(
 REFRESH_TRAINING_SETS = _job("refresh_training_sets", _with_dimension("task"), "Freeze the training set of one task.")
 REFRESH_MODELS = _job(
     "refresh_models",
-    _with_dimension(None),
-    "Train, predict, score, promote; then the gallery.",
+    [key for key in _with_dimension(None) if not _is_evaluation(key)],
+    "Train, predict, judge, promote.",
+)
+REFRESH_EVALUATION = _job(
+    "refresh_evaluation",
+    [key for key in _with_dimension(None) if _is_evaluation(key)],
+    "Figures with intervals, comparisons, pictures.",
 )
 INGEST_EXPERIMENTS = _job(
     "ingest_experiments",
@@ -96,10 +110,11 @@ EXPERIMENTS = [INGEST_EXPERIMENTS]
 ALL = [
     REFRESH_STRUCTURES,
     REFRESH_MATERIALS,
-    *LITERATURE,
-    INGEST_EXPERIMENTS,
     REFRESH_TRAINING_SETS,
     REFRESH_MODELS,
+    *EXPERIMENTS,
+    *LITERATURE,
+    REFRESH_EVALUATION,
     REFRESH_CATALOG,
 ]
 """In the order in which they build on each other."""

@@ -16,8 +16,8 @@ from dagster_project.page import Page
 from dagster_project.runner import Runner
 from dagster_project.steps import Outcome, State, Step
 
-Plan = Callable[[Callable[[], None]], Iterable[Step]]
-"""Steps in order; what it is given ends all steps that it has told so far, for those that depend on their results."""
+Plan = Callable[[Callable[[dg.AssetKey], None]], Iterable[Step]]
+"""Steps in order; what it is given ends the steps of an asset, for plans that depend on their results."""
 
 
 def one_by_one(plan: Plan, runner: Runner, page: Page) -> None:
@@ -26,7 +26,7 @@ def one_by_one(plan: Plan, runner: Runner, page: Page) -> None:
     Raises:
         KeyboardInterrupt: a person stopped it.
     """
-    for step in plan(lambda: None):
+    for step in plan(lambda key: None):
         with page.running([step]):
             outcome = runner.run(step)
         page.outcome(step, outcome)
@@ -61,10 +61,11 @@ class _SideBySide:
             self._begin()
             while not self.crew.is_free:
                 self._wait()
-        self._finish()
-
-    def _finish(self) -> None:
         while self.waiting or self.crew.running:
+            self._wait()
+
+    def _finish(self, key: dg.AssetKey) -> None:
+        while any(step.key == key for step in (*self.waiting, *self.crew.running)):
             self._wait()
 
     def _wait(self) -> None:
@@ -91,7 +92,7 @@ class _SideBySide:
         graph = self.runner.definitions.resolve_asset_graph()
         before = list(self.crew.running)
         for step in list(self.waiting):
-            if not any(_feeds(graph, other, step) for other in before):
+            if not any(_must_follow(graph, other, step) for other in before):
                 yield step
             before.append(step)
 
@@ -100,9 +101,9 @@ class _SideBySide:
         self.page.outcome(step, outcome)
 
 
-def _feeds(graph: dg.AssetGraph, first: Step, then: Step) -> bool:
-    """Whether ``then`` reads what ``first`` makes."""
-    if first.key not in graph.get(then.key).parent_keys:
-        return False
-    is_one_dimension = graph.get(first.key).partitions_def == graph.get(then.key).partitions_def
-    return not is_one_dimension or first.partition == then.partition
+def _must_follow(graph: dg.AssetGraph, first: Step, then: Step) -> bool:
+    """Whether ``then`` reads what ``first`` makes, or makes anew what ``first`` makes or reads."""
+    first_node, then_node = graph.get(first.key), graph.get(then.key)
+    is_near = first.key in {*then_node.parent_keys, then.key} or then.key in first_node.parent_keys
+    is_one_dimension = first_node.partitions_def == then_node.partitions_def
+    return is_near and (not is_one_dimension or first.partition == then.partition)

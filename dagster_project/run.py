@@ -20,6 +20,7 @@ import yaml
 from dagster._core.errors import DagsterHomeNotSetError
 from rich.console import Console
 
+from atomvision_assets.declare import asset_key_of
 from atomvision_assets.experiments.inbox import Inbox
 from atomvision_assets.literature.arxiv import NO_CONTACT, Arxiv
 from atomvision_assets.processes import end_killed_runs
@@ -27,7 +28,7 @@ from atomvision_assets.store import Store
 from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.schemas.vocabulary import SOURCES
 from atomvision_ml.settings import cores, settings
-from atomvision_ml.storage.keys import LITERATURE_PAPERS
+from atomvision_ml.storage.keys import LITERATURE_HARVEST, LITERATURE_PAPERS
 from atomvision_ml.storage.lake import Lake
 from dagster_project import jobs
 from dagster_project.crew import Crew
@@ -137,9 +138,9 @@ def days_of_inbox(inbox: Inbox, size: Size) -> list[str]:
 def _run(runner: Runner, page: Page, lake: Lake, days: Sequence[str], hand: Hand, processes: int) -> None:
     sources = SOURCES if runner.size is Size.full else ("prototypes",)
 
-    def steps(finish: Callable[[], None]) -> Iterator[Step]:
+    def steps(finish: Callable[[dg.AssetKey], None]) -> Iterator[Step]:
         def months() -> list[str]:
-            finish()
+            finish(asset_key_of(LITERATURE_HARVEST))
             return lake.partitions(LITERATURE_PAPERS)
 
         return plan(runner.definitions, sources, months, days)

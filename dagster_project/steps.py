@@ -8,6 +8,14 @@ from enum import Enum, StrEnum
 
 import dagster as dg
 
+from atomvision_assets.declare import asset_key_of
+from atomvision_ml.storage.keys import (
+    EVALUATION_EXPERIMENTAL_ANSWERS,
+    EVALUATION_EXPERIMENTAL_HOLDOUT,
+    MODELS_CHAMPIONS,
+    MODELS_TRAINING_SETS,
+    MODELS_VERDICTS,
+)
 from dagster_project import jobs
 
 
@@ -53,6 +61,23 @@ class Outcome:
     message: str = ""
 
 
+RETRAINING = (
+    Step(jobs.REFRESH_TRAINING_SETS.name, asset_key_of(MODELS_TRAINING_SETS), "lattice"),
+    *(
+        Step(jobs.REFRESH_MODELS.name, asset_key_of(key))
+        for key in (
+            "models/lattice_fusion",
+            "predictions/lattice_fusion",
+            EVALUATION_EXPERIMENTAL_HOLDOUT,
+            EVALUATION_EXPERIMENTAL_ANSWERS,
+            MODELS_VERDICTS,
+            MODELS_CHAMPIONS,
+        )
+    ),
+)
+"""What labelled micrographs change: the one model that is trained on them, and whether it is promoted."""
+
+
 def plan(
     definitions: dg.Definitions,
     sources: Iterable[str],
@@ -61,6 +86,9 @@ def plan(
 ) -> Iterator[Step]:
     """Every step, in an order in which each finds its inputs: job by job, partition by partition, along the graph.
 
+    After the days of the inbox the steps of :data:`RETRAINING` come a second time: they have had their first champion,
+    and now judge what the new micrographs make of it.
+
     Args:
         definitions: the code location.
         sources: the structure databases.
@@ -68,11 +96,14 @@ def plan(
         days: of the inbox.
     """
     ordered = definitions.resolve_asset_graph().toposorted_asset_keys
+    received = list(days)
     for job in jobs.ALL:
         definition = definitions.resolve_job_def(job.name)
         keys = [key for key in ordered if key in definition.asset_layer.executable_asset_keys]
-        for partition in _partitions(job, definition, sources, months, days):
+        for partition in _partitions(job, definition, sources, months, received):
             yield from (Step(job.name, key, partition) for key in keys)
+        if job is jobs.INGEST_EXPERIMENTS and received:
+            yield from RETRAINING
 
 
 def _partitions(

@@ -15,13 +15,14 @@ from rich.console import Console
 
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.store import Store
+from atomvision_ml.schemas.vocabulary import TASKS
 from atomvision_ml.settings import Settings, cores
 from dagster_project.crew import PROGRESS_LOGGER, Crew, LostError
 from dagster_project.definitions import build_definitions
 from dagster_project.order import one_by_one, side_by_side
 from dagster_project.page import Page
 from dagster_project.runner import Runner
-from dagster_project.steps import Outcome, Size, State, Step, plan
+from dagster_project.steps import RETRAINING, Outcome, Size, State, Step, plan
 
 
 def square() -> Callable[[int], tuple[int, int, int]]:
@@ -102,13 +103,13 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
 
 
 def run_side_by_side(runner: Runner, crew: FakeCrew, months: list[str]) -> None:
-    def steps(finish: Callable[[], None]) -> Iterator[Step]:
+    def steps(finish: Callable[[dg.AssetKey], None]) -> Iterator[Step]:
         def found() -> list[str]:
-            finish()
+            finish(asset_key_of("literature/harvest"))
             assert asset_key_of("literature/harvest") in {step.key for step in crew.ended}
             return months
 
-        return plan(runner.definitions, ("prototypes", "c2db"), found)
+        return plan(runner.definitions, ("prototypes", "c2db"), found, ["2026-01-05"])
 
     side_by_side(steps, runner, Page(Console(file=io.StringIO())), crew)  # type: ignore[arg-type]
 
@@ -117,7 +118,7 @@ def test_each_step_begins_after_what_it_reads_has_ended(runner: Runner) -> None:
     crew = FakeCrew()
     run_side_by_side(runner, crew, ["2007-01", "2018-03"])
     graph = runner.definitions.resolve_asset_graph()
-    assert len(crew.begun) == len(set(crew.begun)) == len(runner.outcomes)
+    assert len(set(crew.begun)) == len(runner.outcomes) == len(crew.begun) - len(RETRAINING)
     assert any(len(names) == 2 for names in crew.together)
     for names in crew.together:
         keys = {step.key for step in crew.begun if step.name in names}
@@ -125,6 +126,19 @@ def test_each_step_begins_after_what_it_reads_has_ended(runner: Runner) -> None:
             read = graph.get(key).parent_keys & (keys - {key})
             parted = [name.rpartition("[")[2] for name in names if "[" in name]
             assert not read or len(set(parted)) == 2, names
+
+
+def test_the_model_is_retrained_after_its_first_verdict_and_judged_again(runner: Runner) -> None:
+    crew = FakeCrew()
+    run_side_by_side(runner, crew, [])
+    twice = [step.name for step in crew.ended if step in RETRAINING]
+    first, second = twice[: len(RETRAINING)], twice[len(RETRAINING) :]
+    names = [step.name for step in crew.ended]
+    assert second == [step.name for step in RETRAINING]
+    assert sorted(first) == sorted(second)
+    ingested = names.index("experiments/micrographs[2026-01-05]")
+    assert ingested < names.index("evaluation/metrics")
+    assert all(names.index(f"models/training_sets[{task}]") < ingested for task in TASKS)
 
 
 def test_a_lost_process_fails_its_step_and_blocks_what_needs_it(runner: Runner) -> None:
@@ -140,8 +154,8 @@ def test_a_lost_process_fails_its_step_and_blocks_what_needs_it(runner: Runner) 
 def test_one_by_one_asks_for_the_plan_as_it_goes(runner: Runner) -> None:
     seen: list[str] = []
 
-    def steps(finish: Callable[[], None]) -> Iterator[Step]:
-        finish()
+    def steps(finish: Callable[[dg.AssetKey], None]) -> Iterator[Step]:
+        finish(asset_key_of("literature/harvest"))
         yield Step("refresh_structures", asset_key_of("structures/slabs"), "c2db")
         seen.extend(step.name for step in runner.outcomes)
         yield Step("refresh_structures", asset_key_of("images/stem"), "c2db")
