@@ -30,6 +30,7 @@ class Platform:
 
     folder: Path
     settings: dict[str, str]
+    workspace: Path = ROOT_FOLDER / "workspace.yaml"
     process: subprocess.Popen[bytes] | None = None
     _groups: list[int] = field(default_factory=list)
 
@@ -37,6 +38,8 @@ class Platform:
         for made in (self.home, self.drop):
             made.mkdir(parents=True)
         shutil.copy(DEPLOY / "dagster.yaml", self.home)
+        with self.instance() as instance:  # its databases are made by one process
+            assert instance.all_instigator_state() == []
 
     @property
     def home(self) -> Path:
@@ -67,7 +70,7 @@ class Platform:
         }  # fmt: skip
         with (self.folder / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dagster._daemon", "run", "-w", "workspace.yaml"],
+                [sys.executable, "-m", "dagster._daemon", "run", "-w", str(self.workspace)],
                 cwd=ROOT_FOLDER, env=environment, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._groups.append(self.process.pid)
