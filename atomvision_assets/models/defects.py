@@ -58,7 +58,7 @@ defect_finder, predictions_defect_finder = model_assets(
         train=_make_defect_finder,
         predict=_predict_defects,
         code_version="1",
-        prediction_code_version="1",
+        prediction_code_version="2",
         kinds={"scipy", "parquet"},
     )
 )

@@ -12,7 +12,8 @@ Rules, for a site of kind k with intensity a, displacement u, and median m_k and
 * such a site is a **vacancy** if next to nothing is left, or about one half (one of two coincident atoms), else a
   **substitution**;
 * a **strained region** is where the gradient of u over the neighbours, symmetrised, exceeds a least strain and the
-  noise; sites with another intensity do not take part.
+  noise, and where one strain that fades away explains most of the displacements around; sites with another intensity do
+  not take part, and none near the field's edge, where a gradient has neighbours on one side only.
 """
 
 from __future__ import annotations
@@ -71,6 +72,14 @@ class DefectFinderParameters(BaseModel):
         default=2.0, gt=0, description="Strain of such a region over that of the quiet sites (20 % quantile)."
     )
     region_distance_angstrom: float = Field(default=12.0, gt=0, description="Least distance of two regions, Å.")
+    region_border_angstrom: float = Field(default=3.0, ge=0, description="No region nearer to the field's edge, Å.")
+    region_width_angstrom: float = Field(default=4.0, gt=0, description="Over which the strain of a region fades, Å.")
+    explained_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of the displacements' squares, beyond noise, that its strain explains.",
+    )
 
 
 @dataclass(frozen=True)
@@ -204,7 +213,7 @@ def _regions(
     """Places of the strongest strain, the strongest first, no two closer than ``region_distance_angstrom``."""
     known = np.where(damaged | (sites.depth_angstrom() < 0), 0.0, sites.displacement_information)
     strain, error = local_strain(sites, known, chosen.neighbourhood_angstrom)
-    good = judged & np.isfinite(error) & (error > 0)
+    good = judged & np.isfinite(error) & (error > 0) & (sites.depth_angstrom() >= chosen.region_border_angstrom)
     if good.sum() < 4:
         return []
     scale = float(np.quantile((strain / np.where(good, error, 1.0))[good], 0.3)) / _QUIET_STRAIN
@@ -218,6 +227,8 @@ def _regions(
             continue
         near = good & (np.hypot(*(sites.positions_angstrom - place).T) < chosen.neighbourhood_angstrom)
         x, y = np.average(sites.positions_angstrom[near], axis=0, weights=strain[near] ** 2)
+        if explained_share(sites, known, np.array([x, y]), chosen.region_width_angstrom) < chosen.explained_share:
+            continue
         regions.append(FoundDefect("strain", float(x), float(y), 0.0, float(strain[n]), float(strain[n] / error[n])))
     return regions
 
@@ -226,6 +237,49 @@ _QUIET_STRAIN = 0.85
 """30 % quantile of the largest principal strain by modulus over its standard error, where there is only noise."""
 _MOST_UNDERRATED = 3.0
 """How far the standard errors may be raised where the image is less quiet than its noise."""
+
+
+_REACH_WIDTHS = 1.6  # how far a region's displacements are looked at
+_MOST_WEIGHT = 1.5  # of a site, in medians: a model's error does not fall with the noise
+_LEAST_SIGNAL = 0.3  # share of the squares that is not taken for noise
+
+
+def explained_share(sites: Sites, information: Floats, centre_angstrom: Floats, width_angstrom: float) -> float:
+    """How well one fading strain, u(r) = t + ε (r − c) exp(−|r − c|²/2w²), explains the displacements around c.
+
+    Weighted least squares for the shift t and the symmetric ε. Columns that the model of the crystal misplaces move
+    each for itself; a strained region moves its columns together.
+
+    Args:
+        sites: with displacements.
+        information: (n,) inverse variances of the displacements, 1/Å²; 0 leaves a site out.
+        centre_angstrom: (2,) c.
+        width_angstrom: w.
+
+    Returns:
+        The share of the weighted squares about their mean, less what noise makes of them; 0 with fewer than six sites.
+    """
+    away = sites.positions_angstrom - centre_angstrom
+    squared = (away**2).sum(axis=1)
+    near = (squared < (_REACH_WIDTHS * width_angstrom) ** 2) & (information > 0)
+    if near.sum() < 6:
+        return 0.0
+    weight = np.sqrt(information[near])
+    weight = np.minimum(weight, _MOST_WEIGHT * float(np.median(weight)))
+    x, y = (away[near] * np.exp(-0.5 * squared[near] / width_angstrom**2)[:, None]).T
+    zero, one = np.zeros(len(x)), np.ones(len(x))
+    shift = np.concatenate([np.column_stack([one, zero]), np.column_stack([zero, one])])
+    strain = np.concatenate([np.column_stack([x, y, zero]), np.column_stack([zero, x, y])])
+    root = np.tile(weight, 2)[:, None]
+    moved = root[:, 0] * sites.displacements_angstrom[near].T.ravel()
+
+    def squares_left(design: Floats) -> float:
+        rest = moved - root * design @ np.linalg.lstsq(root * design, moved, rcond=None)[0]
+        return float(rest @ rest)
+
+    before, after = squares_left(shift), squares_left(np.column_stack([shift, strain]))
+    noise = 2 * float((weight**2 / information[near]).sum())
+    return (before - after) / max(before - noise, _LEAST_SIGNAL * before, 1e-12)
 
 
 def local_strain(sites: Sites, information: Floats, length_angstrom: float) -> tuple[Floats, Floats]:

@@ -9,7 +9,7 @@ from ase.build import graphene, mx2
 from atomvision_ml.images.defects import DefectParameters, damaged_sheet
 from atomvision_ml.images.detector import poisson_counts
 from atomvision_ml.images.stem import View, project_atoms, render_batch
-from atomvision_ml.models.defect_finder import find_defects, local_strain
+from atomvision_ml.models.defect_finder import explained_share, find_defects, local_strain
 from atomvision_ml.models.defect_sites import measure_sites, smaller_cell
 from atomvision_ml.models.lattice_finder import NoLatticeError
 from atomvision_ml.structures.lattice import reduce_cell
@@ -109,6 +109,20 @@ def test_local_strain_of_an_even_strain():
     object.__setattr__(sites, "displacements_angstrom", sites.positions_angstrom @ tensor)
     strain, _ = local_strain(sites, np.ones(len(sites.kinds)), 2.5)
     np.testing.assert_allclose(strain, np.abs(np.linalg.eigvalsh(tensor)).max(), rtol=1e-9)
+
+
+def test_a_region_moves_its_columns_together():
+    """Of the model's own form nearly all is explained, of columns that each move for themselves little."""
+    image = render_batch([project_atoms(STRUCTURES["graphene"])], [VIEW])[0]
+    sites = measure_sites(image, 0.15)
+    centre, even = np.array([9.0, 9.0]), np.full(len(sites.kinds), 1e4)
+    away = sites.positions_angstrom - centre
+    fading = away @ np.array([[0.05, 0.01], [0.01, -0.02]]) * np.exp(-0.5 * (away**2).sum(axis=1) / 3.5**2)[:, None]
+    alone = np.random.default_rng(0).normal(scale=0.05, size=away.shape)
+    for moved, low, high in ((fading, 0.9, 1.3), (alone, 0.0, 0.3)):
+        object.__setattr__(sites, "displacements_angstrom", moved)
+        assert low <= explained_share(sites, even, centre, 4.0) <= high
+    assert explained_share(sites, np.zeros(len(sites.kinds)), centre, 4.0) == 0.0
 
 
 def test_a_cell_that_is_too_large_is_seen_through():
