@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from functools import cache
 from pathlib import Path
@@ -59,6 +60,21 @@ class Settings(BaseSettings):
     def requests_folder(self) -> Path:
         """Where the times of requests to other people's servers are kept, for their rate limits."""
         return self.state.expanduser().resolve() / "requests"
+
+    def inbox_url(self) -> str:
+        """Where people drop files: an absolute folder, or s3://bucket/prefix."""
+        if self.inbox is not None and self.inbox.startswith("s3://"):
+            return self.inbox
+        return str(Path(self.inbox or self._inbox_folder() / "files").expanduser().resolve())
+
+    def inbox_ledger_path(self) -> Path:
+        """The inbox's book on this machine."""
+        return (self.inbox_ledger or self._inbox_folder() / "ledger.sqlite").expanduser().resolve()
+
+    def _inbox_folder(self) -> Path:
+        if not self.root.startswith("s3://"):
+            return self.local_root() / "inbox"
+        return self.state.expanduser() / "inboxes" / hashlib.sha256(self.root.encode()).hexdigest()[:16] / "inbox"
 
     def local_root(self) -> Path:
         """The root as an absolute folder; raises ValueError for an S3 root."""

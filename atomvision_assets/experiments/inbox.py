@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +29,9 @@ class Inbox(dg.ConfigurableResource):
     @classmethod
     def of(cls, chosen: Settings) -> Inbox:
         """The one that the settings name; each has its own ledger."""
-        is_remote = chosen.root.startswith("s3://")
-        root = chosen.state.expanduser() / "inboxes" / _digest(chosen.root) if is_remote else chosen.local_root()
-        url = chosen.inbox or str((root / "inbox" / "files").resolve())
         return cls(
-            url=url,
-            ledger=str((chosen.inbox_ledger or root / "inbox" / "ledger.sqlite").expanduser().resolve()),
+            url=chosen.inbox_url(),
+            ledger=str(chosen.inbox_ledger_path()),
             s3_endpoint_url=chosen.s3_endpoint_url,
             rest_s=chosen.inbox_rest_s,
             claim_s=chosen.inbox_claim_s,
@@ -60,7 +56,3 @@ class Inbox(dg.ConfigurableResource):
         from atomvision_ml.experiments.ledger_store import LedgerStore
 
         return LedgerStore(self.ledger, InboxRules(minimum_age_s=self.rest_s, claim_s=self.claim_s))
-
-
-def _digest(root: str) -> str:
-    return hashlib.sha256(root.encode()).hexdigest()[:16]

@@ -12,6 +12,8 @@ from atomvision_ml.cli.audit import audit
 from atomvision_ml.cli.bench import bench
 from atomvision_ml.cli.champion import app as champion
 from atomvision_ml.cli.doctor import doctor
+from atomvision_ml.cli.look import look
+from atomvision_ml.cli.inbox import app as inbox
 from atomvision_ml.cli.predict import app as predict
 from atomvision_ml.cli.record import record
 from atomvision_ml.cli.render import render
@@ -19,11 +21,12 @@ from atomvision_ml.cli.sql import sql
 from atomvision_ml.cli.tables import tables
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (render, record, audit, sql, tables, doctor, bench):
+for command in (render, record, look, audit, sql, tables, doctor, bench):
     app.command()(command)
 app.add_typer(predict, name="predict")
 app.add_typer(arxiv, name="arxiv")
 app.add_typer(champion, name="champion")
+app.add_typer(inbox, name="inbox")
 
 
 @app.callback()

@@ -46,7 +46,7 @@ def record(
         raise typer.BadParameter("a file is wanted", param_hint="FILE")
     try:
         before = read_sidecar(sidecar_path(file))
-        given = checked_values(_parsed(set_ or []), "--set")
+        given = checked_values(parsed(set_ or []), "--set")
         with FileReader() as reader:
             records = _records(file, reader, profiles, before | given)
             if not set_ and sys.stdin.isatty():
@@ -76,7 +76,8 @@ def _records(file: Path, reader: FileReader, profiles: Path | None, sidecar: dic
     return captured.records
 
 
-def _parsed(settings: Sequence[str]) -> dict[str, Any]:
+def parsed(settings: Sequence[str]) -> dict[str, Any]:
+    """Values by field of ``field=value`` arguments, each value YAML; raises typer.BadParameter."""
     import yaml
 
     values = {}
@@ -101,7 +102,7 @@ def _asked(record: Record) -> dict[str, Any]:
         hint = f"{Record.model_fields[name].description} [{unit or words or name}]"
         while answer := typer.prompt(f"{name}: {hint}", default="", show_default=False):
             try:
-                values |= checked_values(_parsed([f"{name}={answer}"]), "answer")
+                values |= checked_values(parsed([f"{name}={answer}"]), "answer")
                 break
             except SidecarError as error:
                 typer.echo(str(error), err=True)
