@@ -12,8 +12,8 @@ from atomvision_ml.cli.audit import audit
 from atomvision_ml.cli.bench import bench
 from atomvision_ml.cli.champion import app as champion
 from atomvision_ml.cli.doctor import doctor
-from atomvision_ml.cli.look import look
 from atomvision_ml.cli.inbox import app as inbox
+from atomvision_ml.cli.look import look
 from atomvision_ml.cli.predict import app as predict
 from atomvision_ml.cli.record import record
 from atomvision_ml.cli.render import render

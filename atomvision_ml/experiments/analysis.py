@@ -6,7 +6,7 @@ raises on a bad picture: a step that cannot be taken leaves a note. Without cali
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,8 @@ _SPECIAL = ("hexagonal", "square", "rectangular", "rhombic")
 _SMALLEST_PX = 32
 _DARK_SKEWNESS = -0.3
 _EVEN_PIXELS = 1e-3
+_TRUSTED_SCALE = 0.02
+"""Disagreement with a known crystal up to which a calibration passes without a word."""
 
 
 class AnalysisParameters(BaseModel):
@@ -191,6 +193,9 @@ def analyse(
     if known and lattice and not is_decided(axes):
         notes.append("no zone axis of the phases asked for stands out" if axes else "no zone axis of the phases fits")
     distortion, reference = _distortion(lattice, axes, chosen.forgiven_strain)
+    if is_decided(axes) and pixel and abs(axes[0].distortion.scale - 1) > _TRUSTED_SCALE:
+        scale = axes[0].distortion.scale
+        notes.append(f"the stated pixel size disagrees with {axes[0].name} by {100 * (scale - 1):+.1f} %")
     is_dark, columns = _columns(part, spots, lattice)
     domain = check_domain(part, pixel[0]) if pixel and is_even else None
     notes += _cautions(pixel, is_even, quality, domain)
@@ -214,6 +219,24 @@ def analyse(
         domain=domain,
         notes=tuple(notes),
     )
+
+
+def measured_image(pixels: NDArray[Any], record: Mapping[str, Any]) -> NDArray[np.float32]:
+    """The pixels of a record as measured values: frames averaged, scaled, missing pixels set to the median.
+
+    Args:
+        pixels: [y, x] or [frame, y, x].
+        record: values by field; ``intensity_scale`` and ``intensity_offset`` count.
+    """
+    total = np.zeros(pixels.shape[-2:])
+    for frame in pixels.reshape(-1, *pixels.shape[-2:]):
+        total += frame
+    frames = pixels.shape[0] if pixels.ndim == 3 else 1
+    image = record.get("intensity_scale", 1.0) * total / frames + record.get("intensity_offset", 0.0)
+    is_finite = np.isfinite(image)
+    if not is_finite.all():
+        image[~is_finite] = np.median(image[is_finite])
+    return image.astype(np.float32)
 
 
 def radial_profile(image: ArrayLike, pixel_size_xy: tuple[float, float] | None = None) -> RadialProfile:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from numpy.typing import ArrayLike
 
 from atomvision_ml.evaluation.gallery import micrograph_pictures as pictures
 from atomvision_ml.evaluation.gallery.build import write_page
+from atomvision_ml.evaluation.matched_pairs import MaterialMatch
 from atomvision_ml.experiments.analysis import Analysis
-from atomvision_ml.experiments.matching import SimulatedMatch
 from atomvision_ml.experiments.record import Record, filler_of, unit_of
 
 Row = dict[str, Any]
@@ -47,27 +46,6 @@ _OF_RECORD = (
     "phase",
     "licence",
 )
-
-
-@dataclass(frozen=True)
-class MaterialMatch:
-    """A crystal with the lattice of the micrograph.
-
-    Attributes:
-        name: identifier, or a phase with its axis.
-        formula: chemical formula.
-        source: where the crystal comes from.
-        scale: picture over crystal.
-        anisotropy: of what takes one to the other.
-        simulated: comparison with the pixels; None if it was not made.
-    """
-
-    name: str
-    formula: str
-    source: str
-    scale: float
-    anisotropy: float
-    simulated: SimulatedMatch | None
 
 
 def write_micrograph_page(

@@ -64,7 +64,7 @@ def spots_picture(image: ArrayLike, found: Analysis) -> bytes:
         if is_known and number < _MOST_LABELS:
             away = 12 * frequency / np.linalg.norm(frequency)
             _label(axis, name, frequency, (float(away[0]), float(-away[1])))
-    reach = 1.3 * float(np.linalg.norm(frequencies, axis=1).max(initial=0.12 / max(x, y)))
+    reach = 1.3 * float(np.linalg.norm(frequencies, axis=1).max(initial=0.0)) or 0.5 / max(x, y)
     axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
     _named(axis, f"1/{found.unit}", f"1/{found.unit}")
     return _png(figure)
@@ -92,7 +92,7 @@ def profile_picture(found: Analysis) -> bytes:
                 fontsize=7,
                 color=_SOFT,
             )
-    axis.set_xlim(0, min(float(profile.frequencies[-1]), 1.6 * float(lengths.max(initial=profile.frequencies[-1]))))
+    axis.set_xlim(0, min(float(profile.frequencies[-1]), 1.6 * float(lengths.max(initial=0.0)) or np.inf))
     _named(axis, f"frequency (1/{found.unit}); marks: spacing in {found.unit}", "power over noise")
     return _png(figure)
 

@@ -1,0 +1,154 @@
+"""Micrographs beside simulated images of crystals that have their lattice: which crystals, and how alike they look.
+
+Belongs here: the choice of crystals, from reference phases and from ``structures/slabs``. The comparison itself is in
+:mod:`atomvision_ml.experiments.matching`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike
+
+from atomvision_ml.experiments.analysis import Analysis
+from atomvision_ml.experiments.matching import SimulatedMatch, matching_cells, simulate_match
+from atomvision_ml.experiments.reference_phases import ReferencePhase
+from atomvision_ml.experiments.zone_axes import projected_phase
+from atomvision_ml.images.stem import Projection
+
+Row = dict[str, Any]
+
+SLAB_COLUMNS = (
+    "slab_id",
+    "source",
+    "reduced_formula",
+    "numbers",
+    "positions_angstrom",
+    "cell_angstrom",
+    "primitive_cell_angstrom",
+)
+
+_MOST_AXES, _MOST_SLABS = 2, 6
+
+
+@dataclass(frozen=True)
+class MaterialMatch:
+    """A crystal with the lattice of the micrograph.
+
+    Attributes:
+        name: identifier, or a phase with its axis.
+        formula: chemical formula.
+        source: where the crystal comes from.
+        scale: picture over crystal.
+        anisotropy: of what takes one to the other.
+        simulated: comparison with the pixels; None if the lattices cannot be laid on one another.
+    """
+
+    name: str
+    formula: str
+    source: str
+    scale: float
+    anisotropy: float
+    simulated: SimulatedMatch | None
+
+    @property
+    def similarity(self) -> float:
+        """Of the pixels; −1 where there is no simulation."""
+        return -1.0 if self.simulated is None else self.simulated.similarity
+
+
+def phases_of(record: Mapping[str, Any], phases: Mapping[str, ReferencePhase]) -> tuple[ReferencePhase, ...]:
+    """Reference phases that a record's material or phase names; none if it names none of them."""
+    told = {str(record.get(name)) for name in ("material_formula", "phase") if record.get(name)}
+    return tuple(phase for name, phase in phases.items() if name in told)
+
+
+def matching_materials(
+    image: ArrayLike,
+    found: Analysis,
+    phases: Iterable[ReferencePhase],
+    slabs: pl.LazyFrame | None = None,
+    formula: str | None = None,
+) -> list[MaterialMatch]:
+    """Crystals whose lattice is that of a micrograph, the most alike first.
+
+    Args:
+        image: [y, x], as analysed.
+        found: its analysis; without lattice or calibration there are no matches.
+        phases: those asked for; their axes of the measured lattice are drawn.
+        slabs: rows of ``structures/slabs``; those of the measured cell are drawn.
+        formula: reduced formula that slabs must have; None for any.
+    """
+    if found.lattice is None or found.pixel_size_xy_angstrom is None:
+        return []
+    by_name = {phase.name: phase for phase in phases}
+    axes = [axis for axis in found.zone_axes if axis.phase in by_name][:_MOST_AXES]
+    matches = [
+        MaterialMatch(
+            axis.name,
+            axis.phase,
+            "reference phases",
+            axis.distortion.scale,
+            axis.distortion.anisotropy,
+            _simulated(image, found, projected_phase(by_name[axis.phase], axis.uvw)),
+        )
+        for axis in axes
+    ]
+    if slabs is not None:
+        cells = slabs.filter(pl.col("primitive_cell_angstrom").is_not_null()).select(*SLAB_COLUMNS)
+        cells = cells if formula is None else cells.filter(pl.col("reduced_formula") == formula)
+        rows = cells.collect().iter_rows(named=True)
+        matches += [
+            MaterialMatch(
+                each.row["slab_id"],
+                each.row["reduced_formula"],
+                each.row["source"],
+                each.scale,
+                each.anisotropy,
+                _simulated(image, found, projected_slab(each.row)),
+            )
+            for each in matching_cells(found.lattice.cell, rows, most=_MOST_SLABS)
+        ]
+    return sorted(matches, key=lambda match: -match.similarity)
+
+
+def projected_slab(row: Mapping[str, Any]) -> Projection:
+    """A slab seen along z in the primitive cell of its projection, weights Z^1.7."""
+    from atomvision_ml.images.stem import project
+    from atomvision_ml.structures.projection import primitive_projection
+
+    positions, cell = np.reshape(row["positions_angstrom"], (-1, 3)), np.reshape(row["cell_angstrom"], (3, 3))
+    primitive = primitive_projection(row["numbers"], positions[:, :2], cell[:2, :2])
+    return project(primitive.numbers, primitive.positions_angstrom, primitive.cell_angstrom)
+
+
+def _simulated(image: ArrayLike, found: Analysis, crystal: Projection) -> SimulatedMatch | None:
+    assert found.lattice is not None
+    assert found.pixel_size_xy_angstrom is not None
+    x, y = found.pixel_size_xy_angstrom
+    if abs(y / x - 1) > 1e-3:
+        return None
+    width = 0.5 if found.columns is None else found.columns.sigma * x
+    return simulate_match(image, x, found.lattice.cell, crystal, sigma=width, is_dark=found.is_dark)
+
+
+def pair_rows(record_id: str, matches: Sequence[MaterialMatch], blob: str) -> list[Row]:
+    """Rows of ``evaluation/matched_pairs`` of one micrograph."""
+    return [
+        {
+            "record_id": record_id,
+            "crystal": match.name,
+            "formula": match.formula,
+            "source": match.source,
+            "similarity": match.similarity,
+            "scale": match.scale,
+            "anisotropy": match.anisotropy,
+            "rank": rank,
+            "blob": blob,
+        }
+        for rank, match in enumerate((one for one in matches if one.simulated is not None), start=1)
+    ]

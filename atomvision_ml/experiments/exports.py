@@ -1,0 +1,161 @@
+"""Micrographs and their columns in formats of other programs, calibrated and without loss.
+
+Belongs here: writing. The suffix chooses the form; what was written replaces the file only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atomvision_ml.experiments.analysis import Analysis
+from atomvision_ml.storage.files import replacing
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_NM_PER_CM = 1e7
+_SIZES = ("pixel_size_y_nm", "pixel_size_x_nm")
+
+
+class ExportError(ValueError):
+    """Something cannot be exported as asked; the message says why and what can be."""
+
+
+def export_image(path: str | Path, pixels: np.ndarray, record: Mapping[str, Any]) -> None:
+    """Write a micrograph.
+
+    ``.tif``, ``.tiff``: OME-TIFF with physical sizes, and resolution tags for programs that read no OME. ``.hspy``:
+    HyperSpy's HDF5 with axes in nm. ``.zarr``: OME-Zarr 0.5 (a folder). An image without calibration has none there.
+
+    Args:
+        path: the file.
+        pixels: [y, x] or [frame, y, x], real numbers; written in their type.
+        record: values of its record by field.
+
+    Raises:
+        ExportError: another suffix, a type that the format does not hold, or an OME-Zarr folder that exists.
+    """
+    path = Path(path)
+    write = _IMAGES.get(path.suffix.lower())
+    if write is None:
+        raise ExportError(f"{path.name}: images are written as {', '.join(_IMAGES)}")
+    if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "biuf":
+        raise ExportError(f"{path.name}: an image is [y, x] or [frame, y, x] of real numbers, not {pixels.shape}")
+    write(path, pixels, record)
+
+
+def export_columns(path: str | Path, found: Analysis) -> None:
+    """Write the columns of an analysed micrograph: ``.csv``, ``.parquet``, or ``.xyz`` (extxyz) for ASE and OVITO.
+
+    Raises:
+        ExportError: another suffix; extxyz of an image without calibration, as its lengths are Å.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in COLUMN_SUFFIXES:
+        raise ExportError(f"{path.name}: columns are written as {', '.join(COLUMN_SUFFIXES)}")
+    table = column_table(found)
+    if suffix == ".xyz":
+        if found.pixel_size_xy_angstrom is None:
+            raise ExportError(f"{path.name}: extxyz has lengths in Å, and the image is not calibrated; use .csv")
+        with replacing(path) as aside:
+            _write_extxyz(aside, table, found)
+        return
+    with replacing(path) as aside:
+        table.write_csv(aside) if suffix == ".csv" else table.write_parquet(aside)
+
+
+def column_table(found: Analysis) -> pl.DataFrame:
+    """One row per column, by y, then x: position with its uncertainty (Å, or px in columns so named), intensity, group.
+
+    The origin is the centre of pixel [0, 0]; x along columns, y along rows.
+    """
+    import polars as pl
+
+    unit = "angstrom" if found.pixel_size_xy_angstrom else "px"
+    places, columns = found.column_positions, found.columns
+    size = float(np.sqrt(np.prod(found.pixel_size_xy_angstrom or (1.0, 1.0))))
+    empty = np.zeros(0)
+    return pl.DataFrame(
+        {
+            f"x_{unit}": places[:, 0],
+            f"y_{unit}": places[:, 1],
+            f"uncertainty_{unit}": empty if columns is None else columns.position_sigmas * size,
+            "intensity": empty if columns is None else columns.intensities * size**2,
+            "background": empty if columns is None else columns.backgrounds,
+            "group": empty.astype(np.int64) if columns is None else columns.classes,
+        }
+    )
+
+
+COLUMN_SUFFIXES = (".csv", ".parquet", ".xyz")
+
+
+def _write_extxyz(path: Path, table: pl.DataFrame, found: Analysis) -> None:
+    from ase import Atoms
+    from ase.io import write
+
+    x, y = found.pixel_size_xy_angstrom or (1.0, 1.0)
+    places = np.column_stack([table["x_angstrom"], table["y_angstrom"], np.zeros(table.height)])
+    atoms = Atoms("X" * table.height, positions=places, cell=[found.shape[1] * x, found.shape[0] * y, 1.0], pbc=False)
+    for name in ("intensity", "group", "uncertainty_angstrom"):
+        atoms.set_array(name, table[name].to_numpy())
+    write(path, atoms, format="extxyz", columns=["symbols", "positions", "intensity", "group", "uncertainty_angstrom"])
+
+
+def _write_tiff(path: Path, pixels: np.ndarray, record: Mapping[str, Any]) -> None:
+    import tifffile
+
+    y, x = (record.get(name) for name in _SIZES)
+    metadata: dict[str, Any] = {"axes": "TYX"[-pixels.ndim :], "Name": record.get("original_filename") or path.stem}
+    told: dict[str, Any] = {}
+    if x and y:
+        metadata |= {"PhysicalSizeX": x, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": y, "PhysicalSizeYUnit": "nm"}
+        told = {"resolution": (_NM_PER_CM / x, _NM_PER_CM / y), "resolutionunit": "CENTIMETER"}
+    try:
+        with replacing(path) as aside:
+            tifffile.imwrite(aside, np.ascontiguousarray(pixels), ome=True, metadata=metadata, **told)
+    except (ValueError, KeyError) as error:
+        raise ExportError(f"{path.name}: OME-TIFF does not hold {pixels.dtype}: {error}") from error
+
+
+def _write_hspy(path: Path, pixels: np.ndarray, record: Mapping[str, Any]) -> None:
+    import h5py
+
+    told = {key: value for key, value in record.items() if value is not None and key != "original_metadata"}
+    with replacing(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs.update({"file_format": "HyperSpy", "file_format_version": "3.3"})
+        group = file.create_group(f"Experiments/{(record.get('signal_name') or path.stem).replace('/', '_')}")
+        group.create_dataset("data", data=pixels, compression="gzip", shuffle=True)
+        sizes = [None] * (pixels.ndim - 2) + [record.get(name) for name in _SIZES]
+        for number, (edge, size) in enumerate(zip(pixels.shape, sizes, strict=True)):
+            is_frame = number < pixels.ndim - 2
+            axis = {"name": "frame" if is_frame else "yx"[number - pixels.ndim + 2], "size": edge, "offset": 0.0}
+            axis |= {"scale": size or 1.0, "units": "nm" if size else "", "navigate": is_frame}
+            group.create_group(f"axis-{number}").attrs.update({"_type": "UniformDataAxis", **axis})
+        general = group.create_group("metadata/General")
+        general.attrs.update({"title": record.get("original_filename") or path.stem, "FileIO": ""})
+        group.create_group("metadata/Signal").attrs.update({"signal_type": ""})
+        group.create_group("original_metadata").attrs["atomvision_record"] = json.dumps(told, default=str)
+
+
+def _write_zarr(path: Path, pixels: np.ndarray, record: Mapping[str, Any]) -> None:
+    from atomvision_ml.experiments.micrograph_store import write_micrograph
+
+    if path.exists():
+        raise ExportError(f"{path.name} exists; OME-Zarr goes into a new folder")
+    write_micrograph(path, pixels, {"record_id": path.stem, **record})
+
+
+_IMAGES: dict[str, Callable[[Path, np.ndarray, Mapping[str, Any]], None]] = {
+    ".tif": _write_tiff,
+    ".tiff": _write_tiff,
+    ".hspy": _write_hspy,
+    ".zarr": _write_zarr,
+}
+IMAGE_SUFFIXES = tuple(_IMAGES)

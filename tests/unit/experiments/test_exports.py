@@ -1,0 +1,85 @@
+"""What is exported reads back as it was: pixels exactly, calibration within 1e-6, columns row by row."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from atomvision_ml.experiments.analysis import Analysis, analyse
+from atomvision_ml.experiments.capture import capture
+from atomvision_ml.experiments.exports import ExportError, column_table, export_columns, export_image
+from atomvision_ml.experiments.micrograph_store import read_pixels
+from atomvision_ml.experiments.worker import FileReader
+from atomvision_ml.images.stem import Projection, View, render_batch
+
+RECORD = {"record_id": "0123456789abcdef-0", "pixel_size_y_nm": 0.0123, "pixel_size_x_nm": 0.0121, "sample_id": "S1"}
+
+
+@pytest.fixture(scope="module")
+def reader():
+    with FileReader() as one:
+        yield one
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".hspy"])
+@pytest.mark.parametrize(("kind", "shape"), [("u2", (40, 50)), ("f4", (3, 32, 24))], ids=["image", "stack"])
+def test_images_read_back(suffix: str, kind: str, shape: tuple[int, ...], reader: FileReader, tmp_path: Path) -> None:
+    pixels = (1000 * np.random.default_rng(1).random(shape)).astype(kind)
+    path = tmp_path / f"out{suffix}"
+    export_image(path, pixels, RECORD)
+    folder = tmp_path / "read"
+    folder.mkdir()
+    found = capture(path, folder, reader)
+    assert np.array_equal(found.pixels[0], pixels)
+    assert found.pixels[0].dtype == pixels.dtype
+    for name in ("pixel_size_y_nm", "pixel_size_x_nm"):
+        assert getattr(found.records[0], name) == pytest.approx(RECORD[name], rel=1e-6)
+
+
+def test_ome_zarr_and_images_without_calibration(reader: FileReader, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(2).integers(0, 99, (32, 48)).astype(np.int16)
+    export_image(tmp_path / "out.ome.zarr", pixels, RECORD)
+    assert np.array_equal(read_pixels(tmp_path / "out.ome.zarr"), pixels)
+    with pytest.raises(ExportError, match="exists"):
+        export_image(tmp_path / "out.ome.zarr", pixels, RECORD)
+    export_image(tmp_path / "bare.hspy", pixels, {})
+    folder = tmp_path / "read"
+    folder.mkdir()
+    assert not capture(tmp_path / "bare.hspy", folder, reader).records[0].is_calibrated
+
+
+def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"\.tif, \.tiff, \.hspy, \.zarr"):
+        export_image(tmp_path / "out.dm3", np.zeros((20, 20)), {})
+    with pytest.raises(ExportError, match="real numbers"):
+        export_image(tmp_path / "out.tif", np.zeros((20, 20), complex), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def analysed() -> Analysis:
+    crystal = Projection(np.array([[0.0, 0.0]]), np.array([100.0]), 3.9 * np.eye(2))
+    return analyse(render_batch([crystal], [View(0.2, 160)])[0], 0.2)
+
+
+def test_columns_in_every_format(analysed: Analysis, tmp_path: Path) -> None:
+    from ase.io import read
+
+    table = column_table(analysed)
+    assert table.height > 40
+    for suffix in (".csv", ".parquet", ".xyz"):
+        export_columns(tmp_path / f"out{suffix}", analysed)
+    assert np.allclose(pl.read_csv(tmp_path / "out.csv").to_numpy(), table.to_numpy())
+    assert pl.read_parquet(tmp_path / "out.parquet").equals(table)
+    atoms = read(tmp_path / "out.xyz")
+    assert np.allclose(atoms.positions[:, :2], table.select("x_angstrom", "y_angstrom").to_numpy(), atol=1e-7)
+    assert np.allclose(atoms.arrays["intensity"], table["intensity"].to_numpy(), rtol=1e-6)
+
+
+def test_columns_without_calibration_are_in_pixels(tmp_path: Path) -> None:
+    crystal = Projection(np.array([[0.0, 0.0]]), np.array([100.0]), 3.9 * np.eye(2))
+    found = analyse(render_batch([crystal], [View(0.2, 160)])[0])
+    assert "x_px" in column_table(found).columns
+    with pytest.raises(ExportError, match="not calibrated"):
+        export_columns(tmp_path / "out.xyz", found)
