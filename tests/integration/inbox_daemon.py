@@ -65,7 +65,7 @@ class Platform:
         """Start the daemon in a process group of its own."""
         environment = os.environ | {
             "DAGSTER_HOME": str(self.home), "ATOMVISION_ROOT": str(self.root), "ATOMVISION_AUTOMATION": "RUNNING",
-            "ATOMVISION_INBOX_REST_S": "1", "ATOMVISION_SENSOR_INTERVAL_S": "3", "DAGSTER_DISABLE_TELEMETRY": "1",
+            "ATOMVISION_INBOX_REST_S": "1", "ATOMVISION_SENSOR_INTERVAL_S": "5", "DAGSTER_DISABLE_TELEMETRY": "1",
             "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **self.settings,
         }  # fmt: skip
         with (self.folder / "daemon.log").open("ab") as log:

@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -43,39 +43,45 @@ def is_settled(platform: Platform, n_files: int) -> bool:
     return [table.height for table in tables] == [n_files, n_files]
 
 
-def kill_one(platform: Platform, dice: random.Random) -> str:
-    """Kill the daemon (a new one is started), a run, or a run's worker."""
-    runs = platform.run_processes()
-    what = dice.choice(["daemon", "run", "worker"]) if runs else "daemon"
+def has_killed(platform: Platform, what: str, dice: random.Random) -> bool:
+    """Kill the daemon (a new one is started), a run, or a run's worker; False if there is none."""
     if what == "daemon":
         platform.kill_daemon()
         platform.start()
-        return what
+        return True
+    runs = platform.run_processes()
     targets = runs if what == "run" else [child for run in runs for child in children_of(run)]
-    if not targets:
-        return "nothing"
-    with suppress(ProcessLookupError):
+    try:
         os.kill(dice.choice(targets), signal.SIGKILL)
-    return what
+    except (IndexError, ProcessLookupError):
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
-    ("n_files", "n_kills", "limit_s"),
-    [(60, 2, 400.0), pytest.param(5000, 12, 1800.0, marks=[pytest.mark.slow, pytest.mark.timeout(2100)])],
+    ("n_files", "kills", "limit_s"),
+    [
+        (60, ("worker", "run"), 500.0),
+        pytest.param(
+            5000, ("run", "worker", "daemon") * 4, 1800.0, marks=[pytest.mark.slow, pytest.mark.timeout(2100)]
+        ),
+    ],
     ids=["60 files", "5000 files"],
 )
-def test_every_file_is_registered_once(tmp_path: Path, n_files: int, n_kills: int, limit_s: float) -> None:
+def test_every_file_is_registered_once(tmp_path: Path, n_files: int, kills: Sequence[str], limit_s: float) -> None:
     dice = random.Random(5)
-    settings = {"ATOMVISION_AUTOMATION": "RUNNING", "ATOMVISION_SENSOR_INTERVAL_S": "5"}
-    with watching(tmp_path / "platform", **settings) as platform:
+    to_kill = dice.sample(kills, len(kills))
+    with watching(tmp_path / "platform") as platform:
         drop_files(platform.drop, n_files)
         began, killed = time.monotonic(), Counter[str]()
         n_done = 0
         while n_done < n_files and time.monotonic() - began < limit_s:
+            assert platform.process is not None
+            assert platform.process.poll() is None, platform.said()
             n_done = len(platform.receipts())
-            is_time = n_done >= n_files * killed.total() / n_kills and killed.total() < n_kills
-            if is_time and (killed or platform.run_processes()):
-                killed[kill_one(platform, dice)] += 1
+            is_time = bool(to_kill) and n_done >= n_files * killed.total() / len(kills)
+            if is_time and has_killed(platform, to_kill[-1], dice):
+                killed[to_kill.pop()] += 1
             time.sleep(dice.uniform(0.5, 2.0))
         platform.wait_until(lambda: is_settled(platform, n_files), limit_s, "settled")
         took_s = time.monotonic() - began
@@ -90,6 +96,7 @@ def test_every_file_is_registered_once(tmp_path: Path, n_files: int, n_kills: in
         assert platform.lake.verify(EXPERIMENTS_RECORDS, records["day"][0])
         ticks = platform.tick_seconds("inbox")
         assert max(ticks) < 10
+        assert to_kill == []
         n_runs = Counter(run.status.value for run in platform.runs("ingest_experiments"))
         print(f"{n_files} files in {took_s:.0f} s; killed {dict(killed)}; longest tick {max(ticks):.1f} s; {n_runs}")
         assert n_runs[dg.DagsterRunStatus.SUCCESS.value] > 0
