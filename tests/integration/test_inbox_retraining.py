@@ -61,7 +61,6 @@ class World:
             dg.materialize(
                 [self.definitions.resolve_assets_def(asset_key_of(key))],
                 instance=instance,
-                resources=self.definitions.resources,
                 partition_key=partition,
                 tags={SKIP_UNCHANGED_TAG: "true"},
                 run_config={

@@ -207,3 +207,34 @@ def test_failed_asset_is_requested_again_when_its_input_changes(world: World) ->
     world.versions["manifest"] = "2"
     world.materialise("manifest")
     assert world.tick() == {"model"}
+
+
+def test_an_input_that_is_not_needed_triggers_but_is_not_waited_for() -> None:
+    @dg.asset
+    def images() -> None: ...
+
+    micrographs = dg.AssetSpec("micrographs", partitions_def=SOURCES)
+
+    @dg.asset(
+        deps=[images, micrographs],
+        automation_condition=when_inputs_change("each", not_needed=["micrographs"]),
+    )
+    def manifest() -> None: ...
+
+    @dg.asset(deps=[images, micrographs], automation_condition=when_inputs_change(not_needed=["micrographs"]))
+    def book() -> None: ...
+
+    definitions = dg.Definitions(assets=[images, micrographs, manifest, book])
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor = None
+        asked = []
+        for event in (("images", None), ("micrographs", "b"), None):
+            if event is not None:
+                tags = {"dagster/data_version": "1"}
+                instance.report_runless_asset_event(dg.AssetMaterialization(event[0], partition=event[1], tags=tags))
+            result = dg.evaluate_automation_conditions(definitions, instance=instance, cursor=cursor)
+            cursor = result.cursor
+            asked.append({each.key.to_user_string() for each in result.results if result.get_num_requested(each.key)})
+            for name in asked[-1]:
+                instance.report_runless_asset_event(dg.AssetMaterialization(name))
+    assert asked == [{"manifest", "book"}, {"manifest", "book"}, set()]

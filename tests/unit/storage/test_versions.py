@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atomvision_ml.storage.versions import Version, blob_names, content_sha256
+from atomvision_ml.storage.versions import Facts, Version, blob_names, content_sha256
 
 POINT = pa.struct([("x", pa.float64()), ("z", pa.int16())])
 SCHEMA = pa.schema(
@@ -96,6 +96,22 @@ def test_root_version_is_its_content_and_derived_version_is_its_recipe() -> None
     versions = {derived.model_copy(update=change).data_version("abc") for change in changes}
     assert len(versions) == len(changes)
     assert derived.data_version("abc") not in versions
+
+
+@given(
+    apart=st.dictionaries(st.sampled_from(["e/m/2026-11-20", "e/m/2026-11-21", "e/m"]), st.text(max_size=3)),
+    inputs=st.dictionaries(st.sampled_from(["e/records", "i/stem/a", "i/stem/b"]), st.text(max_size=3)),
+    content=st.text(max_size=3),
+)
+def test_version_apart_from_an_input_is_the_one_without_it(apart, inputs, content) -> None:
+    parameters = {"seed": 0}
+    made = Version(code_version="1", parameters=parameters, inputs={**inputs, **apart})
+    facts = Facts(
+        key="k/n", partition=None, data_version=made.data_version(content), content_sha256=content, n_rows=0, blobs=(),
+        **made.model_dump(),
+    )  # fmt: skip
+    without = Version(code_version="1", parameters=parameters, inputs=inputs)
+    assert facts.version_apart_from("e/m") == without.data_version(content)
 
 
 def test_parameters_must_be_plain() -> None:
