@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -18,7 +18,7 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
-    from atomvision_ml.models.specs.spec import ModelSpec
+    from atomvision_ml.models.chosen import ChosenModel
 
 app = typer.Typer(no_args_is_help=True, help="What a model says of images.")
 
@@ -199,32 +199,10 @@ def reconstruct(
     _run(images, pixel_size_angstrom, predict, overlay, _output_line, as_json=as_json)
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """A registered model and, unless it has no weights and default parameters, its checkpoint folder."""
-
-    spec: ModelSpec
-    folder: Path | None
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
-
-    def __call__(self, image: np.ndarray, pixel_size_angstrom: float) -> Any:
-        predict = self.spec.predictor()
-        if self.spec.kind == "network":
-            return predict(image, pixel_size_angstrom, self.folder)
-        if self.folder is None:
-            return predict(image, pixel_size_angstrom)
-        from atomvision_ml.models.checkpoint import load_checkpoint
-
-        parameters = self.spec.parameters_class()(**load_checkpoint(self.folder).parameters)
-        return predict(image, pixel_size_angstrom, parameters)
-
-
-def _chosen(model: str | None, task: str) -> _Chosen:
+def _chosen(model: str | None, task: str) -> ChosenModel:
     """The model of that name, version or folder; by default the first of its task that can be used."""
     from atomvision_ml.models.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
+    from atomvision_ml.models.chosen import ChosenModel
     from atomvision_ml.models.registry import model_names, model_spec
 
     usable = _usable(task)
@@ -236,14 +214,14 @@ def _chosen(model: str | None, task: str) -> _Chosen:
     try:
         if model in model_names(task) and not Path(model).is_dir():
             spec = model_spec(model)
-            return _Chosen(spec, find_checkpoint(model) if spec.kind == "network" else None)
+            return ChosenModel(spec, find_checkpoint(model) if spec.kind == "network" else None)
         folder = _of_version(model) if "@" in model and not Path(model).exists() else find_checkpoint(model)
         checkpoint = load_checkpoint(folder)
     except CheckpointError as error:
         _refuse(f"unknown model {model!r} for {task}: {error}; {valid}", "--model")
     if checkpoint.card.task != task:
         _refuse(f"{model} is a model for {checkpoint.card.task}, not for {task}; {valid}", "--model")
-    return _Chosen(model_spec(checkpoint.name), folder)
+    return ChosenModel(model_spec(checkpoint.name), folder)
 
 
 def _usable(task: str) -> list[str]:

@@ -6,7 +6,7 @@ Belongs here: the choice of crystals, from reference phases and from ``structure
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,6 @@ from atomvision_ml.experiments.matching import SimulatedMatch, matching_cells, s
 from atomvision_ml.experiments.reference_phases import ReferencePhase
 from atomvision_ml.experiments.zone_axes import projected_phase
 from atomvision_ml.images.stem import Projection
-
-Row = dict[str, Any]
 
 SLAB_COLUMNS = (
     "slab_id",
@@ -134,21 +132,3 @@ def _simulated(image: ArrayLike, found: Analysis, crystal: Projection) -> Simula
         return None
     width = 0.5 if found.columns is None else found.columns.sigma * x
     return simulate_match(image, x, found.lattice.cell, crystal, sigma=width, is_dark=found.is_dark)
-
-
-def pair_rows(record_id: str, matches: Sequence[MaterialMatch], blob: str) -> list[Row]:
-    """Rows of ``evaluation/matched_pairs`` of one micrograph."""
-    return [
-        {
-            "record_id": record_id,
-            "crystal": match.name,
-            "formula": match.formula,
-            "source": match.source,
-            "similarity": match.similarity,
-            "scale": match.scale,
-            "anisotropy": match.anisotropy,
-            "rank": rank,
-            "blob": blob,
-        }
-        for rank, match in enumerate((one for one in matches if one.simulated is not None), start=1)
-    ]

@@ -1,0 +1,109 @@
+"""What the models say of a micrograph, and whether it is like anything that they were trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atomvision_ml.models.chosen import ChosenModel
+from atomvision_ml.models.domain import check_domain
+
+Row = dict[str, Any]
+
+TASKS_ASKED = ("lattice", "segmentation")
+"""Tasks whose answers say something of an experimental image; the others make images of it."""
+
+_LARGEST_PX = 256
+_PIXELS_ANGSTROM = (0.02, 0.6)
+"""Sizes of pixels in which atoms can be seen, and which networks can take without making the image huge."""
+
+_UNEVEN = 0.05
+_MOST_ATOMS = 4000
+
+
+def finding_rows(
+    micrograph: Mapping[str, Any], image: NDArray[Any], champions: Mapping[str, tuple[str, ChosenModel]]
+) -> list[Row]:
+    """One row per task: what its champion says of the image's middle, or why it says nothing.
+
+    Args:
+        micrograph: a row of ``experiments/micrographs``.
+        image: [y, x], finite.
+        champions: by task, identifier and model; a task without one gets a row that says so.
+    """
+    told = {"day": micrograph["day"], "record_id": micrograph["record_id"]}
+    unfit = _unfit(micrograph, image)
+    if unfit is not None:
+        return [{**told, **_silent(task, champions, unfit)} for task in TASKS_ASKED]
+    pixel = 10 * float(np.sqrt(micrograph["pixel_size_x_nm"] * micrograph["pixel_size_y_nm"]))
+    part = np.asarray(_middle(image), np.float64)
+    domain = check_domain(part, pixel)
+    about = {
+        "is_out_of_distribution": bool(domain.warnings),
+        "typicality": domain.typicality,
+        "warnings": list(domain.warnings),
+    }
+    return [{**told, **_answer(task, champions, part, pixel), **about} for task in TASKS_ASKED]
+
+
+def finding_words(row: Mapping[str, Any]) -> str:
+    """A row's answer in words."""
+    if row["prediction_json"] is None:
+        return str(row["reason"])
+    said, doubt = json.loads(row["prediction_json"]), ", unlike the training images" * row["is_out_of_distribution"]
+    if row["task"] == "lattice":
+        return f"{said['lattice']} ({said['probabilities'][said['lattice']]:.0%}){doubt}"
+    return f"{said['n_atoms']} atoms in the middle of the image{doubt}"
+
+
+def _unfit(micrograph: Mapping[str, Any], image: NDArray[Any]) -> str | None:
+    x, y = micrograph["pixel_size_x_nm"], micrograph["pixel_size_y_nm"]
+    if x is None or y is None:
+        return "the image is not calibrated"
+    if abs(y / x - 1) > _UNEVEN:
+        return "its pixels are not square"
+    low, high = _PIXELS_ANGSTROM
+    if not low <= 10 * x <= high:
+        return f"pixels of {10 * x:.3g} Å: models of atoms take {low} to {high} Å"
+    return "the image is constant" if np.ptp(image) == 0 else None
+
+
+def _silent(task: str, champions: Mapping[str, tuple[str, ChosenModel]], reason: str) -> Row:
+    model_id, model = champions.get(task, (None, None))
+    named = {"task": task, "name": model.name if model else None, "model_id": model_id}
+    nothing = {"prediction_json": None, "is_out_of_distribution": None, "typicality": None, "warnings": []}
+    return {**named, **nothing, "reason": reason}
+
+
+def _answer(task: str, champions: Mapping[str, tuple[str, ChosenModel]], part: NDArray[Any], pixel: float) -> Row:
+    if task not in champions:
+        return _silent(task, champions, "no model is in office")
+    model_id, model = champions[task]
+    try:
+        found = model(part, pixel)
+    except ValueError as error:
+        return _silent(task, champions, str(error))
+    said = json.dumps(_said(task, found), allow_nan=False)
+    return {"task": task, "name": model.name, "model_id": model_id, "prediction_json": said, "reason": None}
+
+
+def _said(task: str, found: Any) -> dict[str, Any]:
+    if task == "lattice":
+        vectors, errors = (getattr(found, f"{name}_angstrom", None) for name in ("lattice_vectors", "uncertainties"))
+        return {
+            "lattice": found.lattice,
+            "probabilities": {name: float(value) for name, value in found.probabilities.items()},
+            "lattice_vectors_angstrom": None if vectors is None else np.asarray(vectors).tolist(),
+            "uncertainties_angstrom": None if errors is None else np.asarray(errors).tolist(),
+        }
+    atoms = [{key: round(float(value), 5) for key, value in atom.items()} for atom in found.atoms[:_MOST_ATOMS]]
+    return {"n_atoms": len(found.atoms), "atoms": atoms}
+
+
+def _middle(image: NDArray[Any]) -> NDArray[Any]:
+    top, left = (max(0, (edge - _LARGEST_PX) // 2) for edge in image.shape)
+    return image[top : top + _LARGEST_PX, left : left + _LARGEST_PX]

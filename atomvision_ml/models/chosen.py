@@ -1,0 +1,41 @@
+"""A registered model with the weights that were chosen for it, applied to one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atomvision_ml.models.specs.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class ChosenModel:
+    """A registered model and, unless it has no weights and default parameters, its checkpoint folder."""
+
+    spec: ModelSpec
+    folder: Path | None
+
+    @property
+    def name(self) -> str:
+        """Registered name."""
+        return self.spec.name
+
+    def __call__(self, image: np.ndarray, pixel_size_angstrom: float) -> Any:
+        """What the model says of an image [y, x]; its own result type.
+
+        Raises:
+            ValueError: an image that the model does not take, or of which it has nothing to say.
+        """
+        predict = self.spec.predictor()
+        if self.spec.kind == "network":
+            return predict(image, pixel_size_angstrom, self.folder)
+        if self.folder is None:
+            return predict(image, pixel_size_angstrom)
+        from atomvision_ml.models.checkpoint import load_checkpoint
+
+        parameters = self.spec.parameters_class()(**load_checkpoint(self.folder).parameters)
+        return predict(image, pixel_size_angstrom, parameters)
