@@ -18,7 +18,7 @@ from posixpath import basename
 from typing import Any
 
 from atomvision_ml.experiments.capture import CaptureRules, capture
-from atomvision_ml.experiments.ledger import Batch, InboxRules, Ledger, Outcome, Stamp, with_companions
+from atomvision_ml.experiments.ledger import Batch, InboxRules, Ledger, Outcome, Stamp, observe
 from atomvision_ml.experiments.ledger_store import LedgerStore, Receipt
 from atomvision_ml.experiments.places import ChangedError, Places
 from atomvision_ml.experiments.profiles import Profile
@@ -198,12 +198,13 @@ def inbox_rows(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def days_to_take(store: LedgerStore, places: Places, now: datetime) -> list[str]:
-    """Days under which something is or will be filed: those of the ledger, and today if the inbox has unread files."""
-    ledger = store.entries()
-    listing = with_companions(places.listing())
-    settled = ("accepted", "duplicate", "rejected")
-    is_unread = any(
-        place not in ledger or ledger[place].stamp != stamp or ledger[place].state not in settled
-        for place, stamp in listing.items()
-    )
-    return sorted({*store.days(), *([f"{now.astimezone(UTC):%Y-%m-%d}"] if is_unread else [])})
+    """Days under which something is or will be filed: those of the ledger, and today if the inbox has files to read.
+
+    Nothing is entered or claimed: the ledger's rules are asked what two listings a second apart would come to.
+    """
+    ledger, listing = store.entries(), places.listing()
+    at_once = InboxRules(minimum_age_s=0.0, partner_wait_s=0.0, maximum_new=max(len(listing), 1))
+    for seconds in (0.0, 1.0):
+        ledger = observe(ledger, listing, now.timestamp() + seconds, at_once)
+    is_due = any(entry.is_present and entry.state in ("ready", "claimed") for entry in ledger.values())
+    return sorted({*store.days(), *([f"{now.astimezone(UTC):%Y-%m-%d}"] if is_due else [])})

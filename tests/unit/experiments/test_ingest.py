@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -129,6 +130,16 @@ def test_unread_files_make_the_present_day_due(tmp_path: Path, reader: FileReade
     assert days_to_take(bench.store, bench.places, now) == ["2031-01-01"]
 
 
+def test_a_series_that_belongs_to_its_emi_makes_no_day_due(tmp_path: Path, reader: FileReader) -> None:
+    bench = Bench(tmp_path, reader)
+    bench.files.mkdir()
+    (bench.files / "a.emi").write_text("no image")
+    (bench.files / "a_1.ser").write_text("no image")
+    bench.take()
+    assert [row["place"] for row in bench.rows()] == ["a.emi"]
+    assert days_to_take(bench.store, bench.places, datetime(2031, 1, 1, tzinfo=UTC)) == list(bench.store.days())
+
+
 def test_micrographs_hold_the_pixels_and_the_calibration_exactly(
     taken: Bench, reader: FileReader, tmp_path: Path
 ) -> None:
@@ -238,6 +249,23 @@ def test_table_has_every_field_of_the_record_with_its_unit() -> None:
     for name in Record.model_fields:
         column = RECORDS.column(name)
         assert (column.unit or "") == unit_of(name), name
+
+
+@pytest.mark.real_data
+def test_genuine_files_become_rows_and_stored_pixels(tmp_path: Path, reader: FileReader) -> None:
+    folder = next(Path(os.environ.get("ATOMVISION_SOURCES", "/nowhere")).glob("**/micrographs"), None)
+    if folder is None:
+        pytest.skip("ATOMVISION_SOURCES names no folder with micrographs")
+    bench = Bench(tmp_path, reader)
+    bench.intake.places = FolderPlaces(folder)
+    n_files = bench.intake.take_all(AT_ONCE.model_copy(update={"partner_wait_s": 0.0}))
+    records = bench.rows()
+    assert len({row["place"] for row in records}) == n_files >= 140
+    assert [a.name for a in checks.audit_records(records, []) if not a.passed and not a.is_warning] == []
+    stored = bench.writer.write(records)
+    assert stored.not_stored == {}
+    assert len(stored.rows) == sum(row["state"] == "accepted" for row in records) >= 50
+    assert MICROGRAPHS.from_rows(stored.rows).num_rows == len(stored.rows)
 
 
 TAKER = """
