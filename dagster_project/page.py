@@ -75,6 +75,9 @@ class Page:
                 self.console.print(_leaderboard(rows))
             if (mined := mined_figures(connection)) is not None:
                 self.console.print(mined)
+            for model, verdict, reason, n_images in connection.execute(_RETRAINED).fetchall():
+                line = f"Retrained on {n_images} micrographs: {model} {verdict}. {reason}"
+                self.console.print(line, soft_wrap=True, highlight=False)
         for name, key in (("Pictures", EVALUATION_GALLERY), ("Mined figures", LITERATURE_GALLERY)):
             for path in _pages(lake, key):
                 self.console.print(f"{name}: {path}", soft_wrap=True)
@@ -117,6 +120,12 @@ def _headlines() -> str:
         JOIN (VALUES {values}) AS headline(task, metric, slice, number) USING (task, metric, slice)
         WHERE board.model IN ({models}) OR board.model IN (SELECT model FROM evaluation.metrics WHERE role = 'model')
         ORDER BY headline.number, board.model"""
+
+
+_RETRAINED = """
+    SELECT model_id, verdict, reason, len(trained_on) FROM models.verdicts
+    WHERE len(trained_on) > 0 ORDER BY number DESC LIMIT 1"""
+"""What the labelled micrographs of the inbox led to."""
 
 
 _NEXT = """
