@@ -21,7 +21,9 @@ with warnings.catch_warnings():
     from atomvision_assets.catalog import assets as catalog
     from atomvision_assets.evaluation import assets as evaluation
     from atomvision_assets.evaluation import embeddings
+    from atomvision_assets.evaluation import micrographs as micrograph_pages
     from atomvision_assets.experiments import assets as experiments
+    from atomvision_assets.experiments import findings, measurements
     from atomvision_assets.images import assets as images
     from atomvision_assets.literature import assets as literature
     from atomvision_assets.models import assets as models
@@ -44,6 +46,8 @@ ROOMS = (
     images,
     literature,
     experiments,
+    measurements,
+    findings,
     models,
     lattice,
     graphs,
@@ -54,6 +58,7 @@ ROOMS = (
     defects,
     champions,
     embeddings,
+    micrograph_pages,
     evaluation,
     catalog,
 )

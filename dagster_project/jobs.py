@@ -81,6 +81,9 @@ INGEST_EXPERIMENTS = _job(
     [asset_key_of(EXPERIMENTS_RECORDS), asset_key_of(EXPERIMENTS_MICROGRAPHS)],
     "Files of the inbox: read, describe and store them. The sensor `inbox` starts it.",
 )
+ANALYSE_EXPERIMENTS = _job(
+    "analyse_experiments", _with_dimension("day"), "One day of micrographs: what is measured in them."
+)
 REFRESH_CATALOG = _job(
     "refresh_catalog",
     [asset_key_of(CATALOG_WAREHOUSE), asset_key_of(CATALOG_DICTIONARY)],
@@ -106,7 +109,7 @@ COMPARE_FINDERS = dg.define_asset_job(
 )
 
 LITERATURE = [HARVEST_LITERATURE, REFRESH_LITERATURE, EXPORT_LITERATURE]
-EXPERIMENTS = [INGEST_EXPERIMENTS]
+EXPERIMENTS = [INGEST_EXPERIMENTS, ANALYSE_EXPERIMENTS]
 ALL = [
     REFRESH_STRUCTURES,
     REFRESH_MATERIALS,

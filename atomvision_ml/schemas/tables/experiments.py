@@ -25,7 +25,7 @@ def _known(name: str, type_: pa.DataType, description: str, unit: str | None = N
     return Column(name=name, type=type_, nullable=True, unit=unit, description=description)
 
 
-def _length(name: str, type_: pa.DataType, description: str, unit: str) -> Column:
+def _length(name: str, type_: pa.DataType, description: str, unit: str | None = None) -> Column:
     """A positive quantity that may be unknown."""
     return Column(name=name, type=type_, nullable=True, minimum=0, unit=unit, description=description)
 
@@ -229,59 +229,152 @@ MICROGRAPHS = Table(
 FACETS = Table(
     key="experiments/facets",
     dimension="day",
-    description="Planes assigned to the spots of each micrograph's diffractogram, against reference phases.",
+    description=(
+        "Lattice planes: the spots of each micrograph's diffractogram and the planes of reference phases that they "
+        "are. One row for a spot; a single row without spot for a micrograph that shows none."
+    ),
     columns=(
         DAY,
         RECORD_ID,
-        Column(name="status", type=S, one_of=("decided", "undecided"), description="Whether one answer stands out."),
-        Column(name="reason", type=S, nullable=True, description="Why it is undecided."),
-        _known("phase", S, "Reference phase."),
-        _known("hkl", S, "Assigned plane, e.g. `311`."),
-        _known("d_nm", F64, "Measured d-spacing.", "nm"),
-        _known("d_uncertainty_nm", F64, "Its standard uncertainty.", "nm"),
+        _length("spot", I32, "Number of the spot, the strongest is 1; null if there is none."),
+        Column(
+            name="state",
+            type=S,
+            one_of=("decided", "undecided", "unexplained"),
+            description="Whether one family of planes stands out; `unexplained`: surely no plane of the phases.",
+        ),
+        _known("reason", S, "Why it is not decided."),
+        _known("phase", S, "Reference phase of the most probable plane."),
+        _known("hkl", INDICES, "Its indices (h, k, l), consistent with those of the image's other spots."),
+        _known("family", INDICES, "Name of its family {h, k, l}."),
+        Column(
+            name="probability",
+            type=F64,
+            nullable=True,
+            minimum=0,
+            maximum=1,
+            description="Of that family, or of being no plane of the phases.",
+        ),
+        _known("candidates_json", S, "Families by probability, at most five, as JSON."),
+        _length("d_nm", F64, "Measured spacing by the image's calibration.", "nm"),
+        _length("d_uncertainty_nm", F64, "Its standard uncertainty from noise alone.", "nm"),
+        _known("frequency_x", F64, "Place of the spot along x; pixels count as square, of the edge along x.", "1/px"),
+        _known("frequency_y", F64, "Place of the spot along y.", "1/px"),
+        _length("snr", F64, "Power over noise."),
+        _known("zone_axis_uvw", INDICES, "Direction [u, v, w] along which the crystal is seen."),
+        Column(
+            name="zone_probability",
+            type=F64,
+            nullable=True,
+            minimum=0,
+            maximum=1,
+            description="Of that direction's family.",
+        ),
+        _length("scale", F64, "True pixel size over the given one; in Å where none is given."),
+        _known("is_calibrated", B, "Whether the image has a pixel size."),
+        _known("is_phase_declared", B, "Whether the record names a single reference phase."),
+        _length("region_y_px", I32, "First row of the part of the image that was transformed.", "px"),
+        _length("region_x_px", I32, "Its first column.", "px"),
+        _length("region_height_px", I32, "Its height.", "px"),
+        _length("region_width_px", I32, "Its width.", "px"),
     ),
 )
 
 PARTICLES = Table(
     key="experiments/particles",
     dimension="day",
-    description="Particles found in each micrograph, with size and shape.",
+    description=(
+        "Nanoparticles of each micrograph, with size and shape, overlapping ones told apart. One row for a particle; a "
+        "single row without particle for a micrograph that shows none."
+    ),
     columns=(
         DAY,
         RECORD_ID,
-        Column(name="particle", type=I32, minimum=0, description="Number within the image; from 1."),
-        _length("area_nm2", F64, "Projected area.", "nm²"),
-        _known("aspect_ratio", F64, "Major over minor axis."),
-        _known("circularity", F64, "4π·area / perimeter²."),
-        _known("solidity", F64, "Area over that of the convex hull."),
-        _known("shape_class", S, "Class of its shape, unsupervised."),
+        _length("particle", I32, "Number within the image, from 1; null if there is none."),
+        _known("reason", S, "Why there is none."),
+        _length("y_px", F64, "Row of its centre.", "px"),
+        _length("x_px", F64, "Column of its centre.", "px"),
+        _length("area_px", F64, "Projected area of the whole particle.", "px2"),
+        _length("area_nm2", F64, "Projected area; null if not calibrated.", "nm2"),
+        _length("equivalent_diameter_nm", F64, "Diameter of the disc of equal area.", "nm"),
+        _length("major_px", F64, "Major axis of the ellipse of equal second moments.", "px"),
+        _length("minor_px", F64, "Its minor axis.", "px"),
+        _known("orientation_deg", F64, "Direction of the major axis, counter-clockwise from x.", "deg"),
+        _length("aspect_ratio", F64, "Major over minor axis."),
+        _length("circularity", F64, "4π·area/perimeter²; 1 for a disc."),
+        _length("solidity", F64, "Area over that of the convex hull."),
+        _length("extent", F64, "Area over that of the smallest rectangle around it."),
+        _known("touches_border", B, "Whether the image cuts it."),
+        _known("is_overlapped", B, "Whether it was cut from others."),
+        _known("is_completed", B, "Whether an ellipse stands for what others cover of it."),
+        _known("shape_class", S, "Class of its shape among the day's particles, A the most frequent; unsupervised."),
     ),
 )
 
 FINDINGS = Table(
     key="experiments/findings",
     dimension="day",
-    description="What the present champions predict on each micrograph.",
+    description=(
+        "What the present champions say of each micrograph: of its middle 256 × 256 pixels, one row for a task. Where "
+        "nothing is said there is the reason."
+    ),
     columns=(
         DAY,
         RECORD_ID,
         Column(name="task", type=S, one_of=TASKS, description="Learning task."),
-        Column(name="name", type=S, one_of=tuple(MODELS), description="Model."),
-        Column(name="model_id", type=S, description="Its checkpoint."),
-        Column(name="prediction_json", type=S, description="What it says, as JSON."),
-        Column(name="is_out_of_distribution", type=B, description="Whether the image is unlike its training images."),
+        Column(
+            name="name", type=S, nullable=True, one_of=tuple(MODELS), description="Model; null if none is in office."
+        ),
+        _known("model_id", S, "Its checkpoint."),
+        _known("prediction_json", S, "What it says, as JSON; lengths in Å from the first pixel of the middle."),
+        _known("reason", S, "Why it says nothing."),
+        Column(
+            name="is_out_of_distribution",
+            type=B,
+            nullable=True,
+            description="Whether a statistic of the image is outside the range of the training images.",
+        ),
+        Column(
+            name="typicality",
+            type=F64,
+            nullable=True,
+            minimum=0,
+            maximum=1,
+            description="Share of the training images that are at least as unusual.",
+        ),
+        Column(name="warnings", type=STRINGS, description="Which statistics are outside."),
     ),
 )
 
 MATCHED_PAIRS = Table(
     key="evaluation/matched_pairs",
-    description="Micrographs beside the simulated image of the same material at the same calibration, aligned.",
+    description=(
+        "Micrographs beside simulated images of crystals that have their lattice, at their calibration, aligned; and "
+        "the page of each micrograph. A micrograph without a pair has one row that says why."
+    ),
     columns=(
         RECORD_ID,
-        Column(name="material_id", type=S, description="Material of structures.materials."),
-        Column(name="similarity", type=F64, minimum=-1, maximum=1, description="Normalised cross-correlation."),
-        Column(name="blob", type=S, description="Folder of the page with the pair."),
+        Column(name="day", type=S, description="Day on which the micrograph was received."),
+        _length("rank", I32, "1 is the most alike."),
+        _known("crystal", S, "Slab of structures.slabs, or a reference phase with its zone axis."),
+        _known("formula", S, "Its formula."),
+        _known("source", S, "Where the crystal comes from."),
+        Column(
+            name="similarity",
+            type=F64,
+            nullable=True,
+            minimum=-1,
+            maximum=1.000001,
+            description="Correlation coefficient of the pixels, simulated against measured, in the best pose.",
+        ),
+        _length("scale", F64, "Picture over crystal: a wrong pixel size, or drift."),
+        _length("anisotropy", F64, "Largest over smallest principal stretch, less 1, of picture against crystal."),
+        _known("zone_axis", S, "Zone axis of the declared phase, where one stands out."),
+        _known("summary_json", S, "What was measured in the micrograph, as JSON."),
+        _known("reason", S, "Why there is no pair."),
+        Column(name="models", type=STRINGS, description="Checkpoints whose answers the page shows."),
+        _known("blob", S, "Folder of the page `index.html`; null until its turn."),
     ),
 )
 
-ALL = (INBOX, RECORDS, MICROGRAPHS)
+ALL = (INBOX, RECORDS, MICROGRAPHS, FACETS, PARTICLES, FINDINGS, MATCHED_PAIRS)

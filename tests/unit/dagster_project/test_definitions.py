@@ -140,7 +140,10 @@ def _report(instance: dg.DagsterInstance, key: str, partition: str | None, versi
             "literature/images[2018-03]", "literature/panels[2018-03]", "literature/mentions[2018-03]",
             "literature/links", "literature/gallery", "catalog/warehouse",
         }),
-        ("experiments/records", "2026-01-02", {"experiments/micrographs[2026-01-02]", "catalog/warehouse"}),
+        ("experiments/records", "2026-01-02", {
+            "experiments/micrographs[2026-01-02]", "experiments/facets[2026-01-02]", "experiments/particles[2026-01-02]",
+            "catalog/warehouse",
+        }),
     ],
 )  # fmt: skip
 def test_change_of_one_input_requests_what_is_made_of_it(
