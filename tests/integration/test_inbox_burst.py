@@ -33,11 +33,15 @@ def drop_files(folder: Path, n_files: int) -> None:
             aside.rename(path)
 
 
+def n_settled(platform: Platform) -> int:
+    """Files that were read."""
+    return sum(entry.state in ("accepted", "rejected") for entry in platform.store.entries().values())
+
+
 def is_settled(platform: Platform, n_files: int) -> bool:
     """Every file is read, every day published, and every run ended."""
-    settled = [entry for entry in platform.store.entries().values() if entry.state in ("accepted", "rejected")]
     days = platform.store.days()
-    if len(settled) < n_files or not all(platform.lake.exists(EXPERIMENTS_MICROGRAPHS, day) for day in days):
+    if n_settled(platform) < n_files or not all(platform.lake.exists(EXPERIMENTS_MICROGRAPHS, day) for day in days):
         return False
     tables = [platform.lake.scan(key).collect() for key in (EXPERIMENTS_RECORDS, EXPERIMENTS_MICROGRAPHS)]
     return [table.height for table in tables] == [n_files, n_files]
@@ -71,18 +75,19 @@ def has_killed(platform: Platform, what: str, dice: random.Random) -> bool:
 def test_every_file_is_registered_once(tmp_path: Path, n_files: int, kills: Sequence[str], limit_s: float) -> None:
     dice = random.Random(5)
     to_kill = dice.sample(kills, len(kills))
-    with watching(tmp_path / "platform") as platform:
+    settings = {"ATOMVISION_SENSOR_INTERVAL_S": "5" if n_files < 1000 else "15"}
+    with watching(tmp_path / "platform", **settings) as platform:
         drop_files(platform.drop, n_files)
         began, killed = time.monotonic(), Counter[str]()
         n_done = 0
         while n_done < n_files and time.monotonic() - began < limit_s:
             assert platform.process is not None
             assert platform.process.poll() is None, platform.said()
-            n_done = len(platform.receipts())
+            n_done = n_settled(platform)
             is_time = bool(to_kill) and n_done >= n_files * killed.total() / len(kills)
             if is_time and has_killed(platform, to_kill[-1], dice):
                 killed[to_kill.pop()] += 1
-            time.sleep(dice.uniform(0.5, 2.0))
+            time.sleep(dice.uniform(1.0, 3.0))
         platform.wait_until(lambda: is_settled(platform, n_files), limit_s, "settled")
         took_s = time.monotonic() - began
         assert took_s < limit_s
