@@ -130,3 +130,16 @@ def test_phases_of_a_record_and_values_of_pixels() -> None:
     frames = np.array([[[1.0, np.nan], [3.0, 5.0]], [[3.0, 1.0], [5.0, 7.0]]])
     values = measured_image(frames, {"intensity_scale": 2.0, "intensity_offset": 1.0})
     assert values.tolist() == [[5.0, 9.0], [9.0, 13.0]]
+
+
+def test_all_methods_measure_the_same_lattice() -> None:
+    from atomvision_ml.evaluation.scan_study import lattice_of_positions, lattices
+
+    image = titanate()
+    found = analyse(image, PIXEL, [reference_phases()["SrTiO3"]])
+    told = lattices(image, found, with_networks=False)
+    assert set(told) == {"spots", "lattice finder", "columns"}
+    for cell, covariance in told.values():
+        assert np.linalg.norm(cell, axis=1) == pytest.approx([3.905, 3.905], abs=0.01)
+        assert np.all(np.diag(covariance) > 0)
+    assert lattice_of_positions(np.zeros((3, 2)), np.eye(2)) is None
