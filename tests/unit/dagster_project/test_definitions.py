@@ -141,8 +141,7 @@ def _report(instance: dg.DagsterInstance, key: str, partition: str | None, versi
             "literature/links", "literature/gallery", "catalog/warehouse",
         }),
         ("experiments/records", "2026-01-02", {
-            "experiments/micrographs[2026-01-02]", "experiments/facets[2026-01-02]", "experiments/particles[2026-01-02]",
-            "catalog/warehouse",
+            "experiments/micrographs[2026-01-02]", "evaluation/matched_pairs", "catalog/warehouse",
         }),
     ],
 )  # fmt: skip
