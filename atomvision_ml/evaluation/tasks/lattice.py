@@ -21,7 +21,7 @@ from atomvision_ml.evaluation.judging import Progress, Row, items_of, judge_item
 from atomvision_ml.evaluation.sums import Evaluate, Figures, mean_of_known, ratio
 from atomvision_ml.models.checkpoint import load_checkpoint
 from atomvision_ml.models.registry import model_spec
-from atomvision_ml.models.training_run import experimental_items
+from atomvision_ml.models.training_run import experimental_items, simulated_items
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
@@ -143,13 +143,13 @@ def experimental_answers(
     processes: int = 1,
     progress: Progress | None = None,
 ) -> pl.DataFrame:
-    """What the models of the task and a trivial baseline say of the experimental hold-out.
+    """What the models of the task and the simple baselines say of the experimental hold-out.
 
     Args:
         models: the newest rows of ``models/<name>``.
         items: rows of ``evaluation/experimental_holdout``; there may be none.
-        training_set: rows of ``models/training_sets`` of the task; its experimental images of the train split tell the
-            baseline's answer, or its simulated ones if there are none.
+        training_set: rows of ``models/training_sets`` of the task; the baselines are tuned on the experimental images
+            of its train split, or on simulated ones if there are none.
         open_blob: local folder of a blob.
         former: rows of ``evaluation/experimental_answers``: what a model has said of an item is not asked again.
         processes, progress: as :func:`answer_again`.
@@ -162,7 +162,7 @@ def experimental_answers(
         return none
     labels = items.select("item_id", "bravais_lattice")
     known = none if former is None else former.filter(pl.col("role") == "model").join(labels, on="item_id", how="semi")
-    parts = [_most_frequent(items, training_set)]
+    parts = [_simple_answers(items, training_set, open_blob, processes)]
     for model in models:
         kept = known.filter(pl.col("model_id") == model["model_id"])
         asked = items.join(kept, on="item_id", how="anti")
@@ -178,17 +178,16 @@ def experimental_answers(
     return answered.with_columns(is_correct=right).drop("bravais_lattice")
 
 
-def _most_frequent(items: pl.DataFrame, training_set: pl.DataFrame) -> pl.DataFrame:
-    train = training_set.filter(pl.col("split") == "train")
-    taken = experimental_items(train)
-    counts = (taken if taken.height else train)["bravais_lattice"].value_counts(sort=True)
-    shares = dict(counts.iter_rows())
-    answer = max(sorted(shares), key=lambda name: shares[name])
-    rows = [_lattice_row(row, "majority_class", "trivial", answer, None) for row in items.to_dicts()]
-    probabilities = [shares.get(name, 0) / sum(shares.values()) for name in BRAVAIS_LATTICES]
-    return pl.DataFrame(
-        table("evaluation/experimental_answers").from_rows([{**row, "probabilities": probabilities} for row in rows])
-    )
+def _simple_answers(
+    items: pl.DataFrame, training_set: pl.DataFrame, open_blob: OpenBlob, processes: int
+) -> pl.DataFrame:
+    """The baselines, tuned on experimental images of the train split, or on simulated ones if there are none."""
+    taken = experimental_items(training_set)
+    has_some = (taken["split"] == "train").any()
+    baselines = tune_lattice(taken if has_some else simulated_items(training_set), open_blob, doses=[None])
+    judge = partial(_judge_baselines, baselines=baselines)
+    form = table("evaluation/experimental_answers")
+    return pl.DataFrame(judge_items(form, judge, items_of(items, "lattice"), open_blob, processes, None))
 
 
 def vector_error(found_angstrom: ArrayLike, true_angstrom: ArrayLike) -> float:
@@ -203,12 +202,17 @@ def vector_error(found_angstrom: ArrayLike, true_angstrom: ArrayLike) -> float:
 def _judge_lattice(
     row: Row, reader: ItemReader, baselines: LatticeBaselines, model_id: str, parameters: Mapping[str, Any]
 ) -> list[Row]:
-    image, pixel = reader.image(row), row["pixel_size_angstrom"]
-    plain = read_lattice(image, pixel, *baselines.reader[row["mean_detected_e_per_a2"]])
+    found = _found_lattice(row, reader.image(row), model_id, parameters)
+    return [found, *_judge_baselines(row, reader, baselines)]
+
+
+def _judge_baselines(row: Row, reader: ItemReader, baselines: LatticeBaselines) -> list[Row]:
+    dose = row.get("mean_detected_e_per_a2")
+    plain = read_lattice(reader.image(row), row["pixel_size_angstrom"], *baselines.reader[dose])
     simple = _lattice_row(row, "autocorrelation", "classical", *(plain or (None, None)))
     trivial = _lattice_row(row, "majority_class", "trivial", baselines.majority_class, None)
     trivial["probabilities"] = [baselines.class_shares[name] for name in BRAVAIS_LATTICES]
-    return [_found_lattice(row, image, model_id, parameters), simple, trivial]
+    return [simple, trivial]
 
 
 def _judge_finder(row: Row, reader: ItemReader, model_id: str, parameters: Mapping[str, Any]) -> list[Row]:

@@ -54,7 +54,7 @@ def _table(key: str, description: str) -> Table:
 
 EXPERIMENTAL_ANSWERS = _table(
     "evaluation/experimental_answers",
-    "Bravais lattice of each experimental test image, by every model of the task and by a trivial baseline.",
+    "Bravais lattice of each experimental test image, by every model of the task and by baselines.",
 )
 
 ALL = tuple(
