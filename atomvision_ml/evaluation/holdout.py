@@ -131,7 +131,7 @@ class ItemReader:
 
         An experimental image is what the microscope took.
         """
-        if row["source"] == EXPERIMENTS:
+        if row.get("source") == EXPERIMENTS:
             from atomvision_ml.experiments.micrograph_store import read_image
 
             return read_image(self._open_blob(row["blob"]))
