@@ -79,7 +79,7 @@ def matching_materials(
         found: its analysis; without lattice or calibration there are no matches.
         phases: those asked for; their axes of the measured lattice are drawn.
         slabs: rows of ``structures/slabs``; those of the measured cell are drawn.
-        formula: reduced formula that slabs must have; None for any.
+        formula: chemical formula that slabs must have, in any order; None for any.
     """
     if found.lattice is None or found.pixel_size_xy_angstrom is None:
         return []
@@ -98,7 +98,7 @@ def matching_materials(
     ]
     if slabs is not None:
         cells = slabs.filter(pl.col("primitive_cell_angstrom").is_not_null()).select(*SLAB_COLUMNS)
-        cells = cells if formula is None else cells.filter(pl.col("reduced_formula") == formula)
+        cells = cells if formula is None else cells.filter(pl.col("reduced_formula") == _reduced(formula))
         rows = cells.collect().iter_rows(named=True)
         matches += [
             MaterialMatch(
@@ -112,6 +112,20 @@ def matching_materials(
             for each in matching_cells(found.lattice.cell, rows, most=_MOST_SLABS)
         ]
     return sorted(matches, key=lambda match: -match.similarity)
+
+
+def _reduced(formula: str) -> str | None:
+    """A formula as ``structures/slabs`` has it; None for one with fractions, which no slab has."""
+    from ase.data import atomic_numbers
+    from ase.formula import Formula
+
+    from atomvision_ml.structures.record import reduced_formula
+
+    try:
+        counts = Formula(formula).count()
+    except ValueError:
+        return None
+    return reduced_formula([atomic_numbers[name] for name, count in counts.items() for _ in range(count)])
 
 
 def projected_slab(row: Mapping[str, Any]) -> Projection:

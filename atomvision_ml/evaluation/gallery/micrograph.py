@@ -119,8 +119,8 @@ def _figures(image: ArrayLike, found: Analysis) -> list[Row]:
         size = found.strain.resolution_px * (found.pixel_size_xy_angstrom or (1.0,))[0]
         text = (
             f"Strain and rotation against the mean lattice, by geometric phase analysis; resolution {size:.3g} "
-            f"{found.unit} (σ), noise of a point {100 * found.strain.strain_sigma:.2g} %. Horizontal bands are lines "
-            "of the scan that slipped."
+            f"{found.unit} (σ), noise of a point {100 * found.strain.strain_sigma:.2g} %. Horizontal bands: lines "
+            "of the scan slipped."
         )
         shown.append(("Strain", text, lambda: pictures.strain_picture(found)))
     return [_figure(*each) for each in shown]

@@ -108,7 +108,7 @@ def test_slabs_of_the_measured_cell_are_drawn() -> None:
         slab = {
             "slab_id": f"s:{number}",
             "source": "prototypes",
-            "reduced_formula": "AB",
+            "reduced_formula": "O2Ti",
             "primitive_cell_angstrom": None,
         }
         slab |= {name: row[name] for name in ("numbers", "positions_angstrom", "cell_angstrom")}
@@ -121,6 +121,9 @@ def test_slabs_of_the_measured_cell_are_drawn() -> None:
     assert matches[0].name == chosen["slab_id"]
     assert matches[0].similarity > 0.97
     assert not matching_materials(image, analyse(image), (), pl.LazyFrame(rows))
+    assert not matching_materials(image, found, (), pl.LazyFrame(rows), "SrTiO3")
+    assert not matching_materials(image, found, (), pl.LazyFrame(rows), "Sr0.5TiO3")
+    assert matching_materials(image, found, (), pl.LazyFrame(rows), "Ti2O4")[0].name == chosen["slab_id"]
 
 
 def test_phases_of_a_record_and_values_of_pixels() -> None:
