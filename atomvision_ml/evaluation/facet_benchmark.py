@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atomvision_ml.experiments.crystal_views import plane_coordinates, visible_zones, zone_projection
-from atomvision_ml.experiments.diffraction_spots import Region, Spots, find_spots
+from atomvision_ml.experiments.diffraction_spots import Region, Spots, find_crystalline_region, find_spots
+from atomvision_ml.experiments.facet_figure import draw_facets
 from atomvision_ml.experiments.facets import FacetAssignment, FacetParameters, assign_facets
 from atomvision_ml.experiments.reference_phases import (
     ReferencePhase,
@@ -240,6 +242,21 @@ def without_crystal(trials: int, seed: int = 0) -> Row:
     return {"decided": wilson(decided, trials)}
 
 
+def draw_figure(path: Path, seed: int = 5) -> None:
+    """Three rendered grains with the paper's phases: image, magnified region, diffractogram with planes (Fig. 11)."""
+    from matplotlib.figure import Figure
+
+    random = np.random.default_rng(seed)
+    known = reference_phases()
+    figure = Figure(figsize=(10.5, 13.0), dpi=75, layout="constrained")
+    zones = {"Fe3O4": (1, 1, 0), "Rh": (1, 1, 0), "SnS": (0, 1, 0)}
+    for part, (name, zone) in zip(figure.subfigures(len(zones), 1), zones.items(), strict=True):
+        image, pixel, _ = rendered_image(known[name], zone, random, is_grain=True, dose_e_per_a2=500.0)
+        spots = find_crystalline_region(image)
+        draw_facets(part, image, spots, assign_facets(spots, pixel, [known[name]]), pixel)
+    figure.savefig(path)
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
         if not value["n_items"]:
@@ -253,8 +270,11 @@ def _cell(value: Any) -> str:
 def _main() -> None:
     import typer
 
-    def benchmark(trials: int = 400, rendered: int = 20, seed: int = 0) -> None:
-        """Print the tables of docs/results/facets.md, row by row."""
+    def benchmark(trials: int = 400, rendered: int = 20, seed: int = 0, figure: Path | None = None) -> None:
+        """Print the tables of docs/results/facets.md, row by row; with --figure draw its picture instead."""
+        if figure is not None:
+            draw_figure(figure)
+            return
         few = max(1, trials // 8)
         tables: dict[str, Iterator[Row]] = {
             "Two spots, phase declared": (two_spots(name, trials, seed=seed) for name in PHASES),

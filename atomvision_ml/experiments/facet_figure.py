@@ -1,6 +1,6 @@
 """Pictures of assigned planes, like Fig. 11 of the AtomVision paper: image, magnified part, diffractogram with indices.
 
-Belongs here: drawing. ``draw_indexed_spots`` draws into any axes; ``facet_figure`` is the whole picture.
+Belongs here: drawing. ``draw_indexed_spots`` draws into any axes; ``draw_facets`` the whole picture.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from atomvision_ml.images.preprocess import detrend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 COLOURS = {"decided": "#7dff7d", "undecided": "#ffb14d", "unexplained": "#b0b0b0"}
 _MOST_LABELS = 8
+_SIZE_INCH = (10.5, 4.4)
 _BAR_SHARE = 0.3
 
 
@@ -87,23 +88,27 @@ def _draw_spot(axes: Axes, frequency: NDArray[np.float64], plane: SpotPlane | No
     )
 
 
-def facet_figure(
-    image: ArrayLike, spots: Spots, found: FacetAssignment, pixel_size_angstrom: float | None, title: str = ""
-) -> Figure:
+def draw_facets(
+    figure: Figure | SubFigure,
+    image: ArrayLike,
+    spots: Spots,
+    found: FacetAssignment,
+    pixel_size_angstrom: float | None,
+    title: str = "",
+) -> None:
     """Three panels: image with the region dashed, the region magnified, its diffractogram; below the planes in words.
 
     Args:
+        figure: where to draw.
         image: [y, x].
         spots: of the image or of a region.
         found: their planes.
         pixel_size_angstrom: edge of a pixel in Å; None if not calibrated.
-        title: above all.
+        title: above all; phase and zone axis if empty.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     values = np.asarray(image, dtype=float)
-    figure = Figure(figsize=(10.5, 4.4), dpi=90, layout="constrained")
     whole, part, spectrum = figure.subplots(1, 3)
     region = spots.region
     for axes, shown in ((whole, values), (part, region.of(values))):
@@ -116,15 +121,18 @@ def facet_figure(
     draw_indexed_spots(spectrum, values, spots, found, pixel_size_angstrom)
     figure.suptitle(title or _headline(found), fontsize=11)
     figure.supxlabel("   ".join(_sentences(found, pixel_size_angstrom is not None)), fontsize=8)
-    return figure
 
 
 def facet_png(
     image: ArrayLike, spots: Spots, found: FacetAssignment, pixel_size_angstrom: float | None, title: str = ""
 ) -> bytes:
-    """:func:`facet_figure` as PNG."""
+    """:func:`draw_facets` as a PNG of its own."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCH, dpi=90, layout="constrained")
+    draw_facets(figure, image, spots, found, pixel_size_angstrom, title)
     buffer = io.BytesIO()
-    facet_figure(image, spots, found, pixel_size_angstrom, title).savefig(buffer, format="png")
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
