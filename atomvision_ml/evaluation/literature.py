@@ -20,8 +20,8 @@ HEADLINES = {
 }
 """Metric and slice that stand for a task where there is room for one figure only."""
 
-_DRAWN = {"demo": (6, 20), "full": (60, 200)}
-"""Composite figures and micrographs that are drawn at each size; reading text in them takes a second each."""
+_DRAWN = {"demo": (3, 8), "full": (60, 200)}
+"""Composite figures and micrographs that are drawn at each size: a demo shows that they are judged, not how well."""
 
 
 def literature_metric_rows(size: str) -> list[Row]:

@@ -76,11 +76,11 @@ def divide(image: np.ndarray, count: int) -> Division | None:
     return Division(tuple(reading_order([blocks.body(box) for box in options[count][1]])), confidence)
 
 
-def reading_order(boxes: list[Box]) -> list[Box]:
-    """Boxes row by row where rows can be divided, else column by column."""
+def reading_order(boxes: list[Box], by_column: bool = False) -> list[Box]:
+    """Boxes row by row where rows can be divided, else column by column; or the other way round."""
     if len(boxes) <= 1:
         return boxes
-    for low, high in ((1, 3), (0, 2)):
+    for low, high in ((0, 2), (1, 3)) if by_column else ((1, 3), (0, 2)):
         ordered = sorted(boxes, key=lambda box, at=low: box[at])  # type: ignore[misc]
         groups = [[ordered[0]]]
         for box in ordered[1:]:
@@ -90,7 +90,7 @@ def reading_order(boxes: list[Box]) -> list[Box]:
             else:
                 groups[-1].append(box)
         if len(groups) > 1:
-            return [box for group in groups for box in reading_order(group)]
+            return [box for group in groups for box in reading_order(group, by_column)]
     return sorted(boxes, key=lambda box: (box[1], box[0]))
 
 
@@ -103,7 +103,9 @@ class _Blocks:
         colours = {self._page, (255, 255, 255), (0, 0, 0)}
         self._sums: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         for colour in sorted(colours):
-            is_colour = (np.abs(image.astype(np.int16) - np.array(colour)) <= _TOLERANCE).all(axis=-1)
+            is_colour = np.ones(image.shape[:2], bool)
+            for channel in range(3):
+                is_colour &= np.abs(image[..., channel].astype(np.int16) - colour[channel]) <= _TOLERANCE
             self._sums[colour] = (_cumulated(is_colour, 1), _cumulated(is_colour, 0))
         grey = image.mean(axis=-1, dtype=np.float32)
         self._steps = {}

@@ -7,22 +7,30 @@ Belongs here: the reading of one image as a whole, made of :mod:`.panel_cuts`, :
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from atomvision_ml.literature.panel_cuts import divide
+from atomvision_ml.literature.panel_cuts import divide, reading_order
 from atomvision_ml.literature.pixel_kind import PixelKind, pixel_kind
 from atomvision_ml.literature.scale_bars import read_scale_bar
-from atomvision_ml.literature.text_reading import Box, ReadText
+from atomvision_ml.literature.text_reading import Box, ReadText, TextReader
 
 _LARGEST_PX = 1600
 """Edge to which larger images are reduced: gutters and letters survive it, memory stays bounded."""
 
 _LEAST_PX = 16
 _LEAST_CONFIDENCE = 0.2
+
+_CORNER_PX = 72
+"""Edge of the corner of a panel in which its letter is looked for, and a third of it around."""
+
+_MOST_LETTERS = 3
+
+_LETTER = re.compile(r"[(\[]?\s?(\w{1,4})\s?[)\].:]?")
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ def read_panels(
         labels: of the panels in this image, as the caption writes them; ``[""]`` for a figure of one panel.
         stated_nm: by label, the length that the caption states for the scale bar, in nm.
         read_text: recogniser of :func:`atomvision_ml.literature.text_reading.open_text_reader`; without it lengths
-            come from the caption only, and boxes get their labels by reading order.
+            come from the caption only, and boxes get their labels row by row.
 
     Returns:
         One reading for each label, in the order of the labels.
@@ -75,7 +83,7 @@ def read_panels(
         kind, _ = pixel_kind(small)
         return [_with_stated(PanelReading(label, "ambiguous", whole, 0.0, kind), stated_nm) for label in labels]
     readings = []
-    for label, box in zip(labels, division.boxes, strict=True):
+    for label, box in zip(labels, _in_order(small, division.boxes, labels, read_text), strict=True):
         left, top, right, bottom = box
         panel = small[top:bottom, left:right]
         kind, _ = pixel_kind(panel)
@@ -85,6 +93,33 @@ def read_panels(
             reading = _with_scale_bar(reading, panel, factor, stated_nm.get(label), read_text)
         readings.append(_with_stated(reading, stated_nm))
     return readings
+
+
+def _in_order(
+    image: np.ndarray, boxes: Sequence[Box], labels: Sequence[str], read_text: ReadText | None
+) -> Sequence[Box]:
+    """Boxes row by row; column by column where the letters in the image say so.
+
+    Letters are read only where both orders differ, of the first boxes that do.
+    """
+    columns = reading_order(list(boxes), by_column=True)
+    by_row, by_column = (dict(zip(each, labels, strict=True)) for each in (boxes, columns))
+    differing = [box for box in boxes if by_row[box] != by_column[box]][:_MOST_LETTERS]
+    if not differing or not isinstance(read_text, TextReader):
+        return boxes
+    votes = 0
+    for box in differing:
+        letters = _letters(image, box, read_text)
+        votes += (by_column[box].lower() in letters) - (by_row[box].lower() in letters)
+    return columns if votes > 0 else boxes
+
+
+def _letters(image: np.ndarray, box: Box, reader: TextReader) -> set[str]:
+    """What could be the letter of a panel, in its upper left corner or just outside of it, in lower case."""
+    left, top, margin = box[0], box[1], _CORNER_PX // 3
+    corner = image[max(0, top - margin) : top + _CORNER_PX, max(0, left - margin) : left + _CORNER_PX]
+    texts = reader.find(corner.repeat(2, axis=0).repeat(2, axis=1))
+    return {match[1].lower() for text, _, _ in texts if (match := _LETTER.fullmatch(text.strip()))}
 
 
 def _with_stated(reading: PanelReading, stated_nm: Mapping[str, float | None]) -> PanelReading:

@@ -6,19 +6,22 @@ Belongs here: pixels to a length in px and in nm. What captions state is in
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from atomvision_ml.literature.text_reading import Box, ReadText, line_image, text_lines
+from atomvision_ml.literature.text_reading import Box, ReadText, TextReader, line_image, text_lines
 
 _IN_NM = {"nm": 1.0, "angstrom": 0.1, "um": 1e3, "mm": 1e6}
 
-_NUMBER = r"(\d+(?:[.,]\d+)?|[lI])"
-_RECIPROCAL = re.compile(rf"{_NUMBER}[\s.]*(?:1/|/\s*)(?:[nm]m|[AÅ])|{_NUMBER}\s*(?:nm|[AÅ])\s*[-–⁻−]\s*[1¹lI]")
-_LENGTH = re.compile(rf"{_NUMBER}[\s.,]*(nm|n[mn]|[AÅ](?![a-z])|[µμu]i?m|[µμu]rn|pm|mm)", re.IGNORECASE)
+_NUMBER = r"(\d+(?:[.,]\d+)?|(?<!\d)\.\d+|(?<![\dlI])[lI])"
+_RECIPROCAL = re.compile(rf"{_NUMBER}[\s.]*[1lI]\s?/\s*(?:[nm]m|[AÅ])|{_NUMBER}\s*(?:nm|[AÅ])\s*[-–⁻−]\s*[1¹lI]")
+_LENGTH = re.compile(
+    rf"{_NUMBER}[lI|]?[\s.,*~_/-]*(nm|n[mn]|[AÅ](?![a-z])|[µμu]{{1,2}}i?m|[µμu]rn|[jgp]u?m|mm)", re.IGNORECASE
+)
 
 _INKS = np.array(
     [
@@ -42,6 +45,12 @@ _NO_POINT = str.maketrans("", "", ".,")
 _SHARP = 40
 """Distance between a bar and what surrounds it."""
 
+_MM = re.compile(r"(\d)l?[\s.,*~_/-]*mm", re.IGNORECASE)
+_STEMS_OF_NM, _STEMS_OF_MM = 5, 6
+_INK_OF_LINE = 128
+_LETTER, _FIGURE = 0.4, 0.88
+"""Least heights of low letters and of figures, beside the tallest glyph."""
+
 _SHARES = (0.5, 0.7, 0.85, 0.95)
 """Nearness to the ink, 1 being the bar's own colour and 0 what lies around it, from which pixels are glyphs."""
 
@@ -49,10 +58,14 @@ _SURE = 0.9
 """Confidence of a text from which it is not read again."""
 
 _SURE_OF_MM = 0.98
-"""Confidence below which "mm" is not believed."""
+"""Confidence below which "mm" is not believed where its letters cannot be told."""
 
-_MOST_BARS, _MOST_LINES, _MOST_READ = 2, 2, 5
+_MOST_BARS, _MOST_LINES, _MOST_READ = 2, 2, 8
 """Likeliest bars of a panel, nearest lines of each in a rendering, and readings of a bar in all."""
+
+
+_Votes = dict[tuple[float | None, bool], list[float]]
+"""Confidences of readings by length in nm and whether it is reciprocal."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,8 @@ def _is_border(box: Box, other: Box) -> bool:
 
 def _distance_to(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
     """Largest difference of any channel from a colour, int16 [y, x]."""
-    return np.abs(image.astype(np.int16) - colour.astype(np.int16)).max(axis=-1)
+    channels = (np.abs(image[..., n].astype(np.int16) - np.int16(colour[n])) for n in range(image.shape[-1]))
+    return functools.reduce(np.maximum, channels)
 
 
 def _long_runs(mask: np.ndarray, least: int) -> list[Box]:
@@ -179,16 +193,17 @@ def _bar_confidence(image: np.ndarray, mask: np.ndarray, box: Box) -> float:
     if left < 2 or top < 2 or right > width - 2 or bottom > height - 2:
         return 0.0
     filled = float(mask[top:bottom, left:right].mean())
-    distance = _distance_to(image, np.median(image[top:bottom, left:right], axis=(0, 1)))
-    steps = np.arange(1, 4)
+    if filled < 0.85:
+        return 0.0
+    colour = np.median(image[top:bottom, left:right], axis=(0, 1))
     beside = (
-        distance[np.maximum(0, top - steps), left:right].max(axis=0),
-        distance[np.minimum(height - 1, bottom - 1 + steps), left:right].max(axis=0),
-        distance[top:bottom, np.maximum(0, left - steps)].max(axis=1),
-        distance[top:bottom, np.minimum(width - 1, right - 1 + steps)].max(axis=1),
+        _distance_to(image[max(0, top - 3) : top, left:right], colour).max(axis=0),
+        _distance_to(image[bottom : bottom + 3, left:right], colour).max(axis=0),
+        _distance_to(image[top:bottom, max(0, left - 3) : left], colour).max(axis=1),
+        _distance_to(image[top:bottom, right : right + 3], colour).max(axis=1),
     )
     contrast = min(float((each >= _SHARP).mean()) for each in beside)
-    if filled < 0.85 or contrast < 0.7:
+    if contrast < 0.7:
         return 0.0
     middle = (top + bottom) / 2 / height
     place = 0.7 + 0.3 * math.sqrt(max(middle, 1 - middle))
@@ -218,20 +233,9 @@ def _with_text(image: np.ndarray, reading: ScaleBarReading, read_text: ReadText)
 
     The text is read from several renderings until one is sure; "mm" needs two: it is easily taken for "nm".
     """
-    votes: dict[tuple[float | None, bool], list[float]] = {}
-    known: set[bytes] = set()
-    for share in _SHARES:
-        for line in _lines_beside(image, reading.box, share):
-            if len(known) >= _MOST_READ or line.tobytes() in known:
-                continue
-            known.add(line.tobytes())
-            text, confidence = read_text(line)
-            parsed = parse_length(text)
-            if parsed is not None:
-                votes.setdefault(parsed, []).append(confidence)
-        if any(_is_sure(length, each) for (length, _), each in votes.items()):
-            break
-    votes = {answer: each for answer, each in votes.items() if not _is_doubtful(answer[0], each)}
+    votes = _read_beside(image, reading.box, read_text)
+    if not votes and isinstance(read_text, TextReader):
+        votes = _found_beside(image, reading.box, read_text)
     if not votes:
         return replace(reading, confidence=0.5 * reading.confidence)
     (length, is_reciprocal), confidences = max(votes.items(), key=lambda vote: sum(vote[1]))
@@ -240,24 +244,97 @@ def _with_text(image: np.ndarray, reading: ScaleBarReading, read_text: ReadText)
     return replace(reading, length_nm=length, is_reciprocal=is_reciprocal, confidence=sure)
 
 
+def _read_beside(image: np.ndarray, box: Box, read_text: ReadText) -> _Votes:
+    """Lengths with the confidences of their readings, from renderings of the glyphs in the bar's own ink."""
+    votes: _Votes = {}
+    known: set[bytes] = set()
+    are_mm = False
+    for share in _SHARES:
+        for line in _lines_beside(image, box, share):
+            if len(known) >= _MOST_READ or line.tobytes() in known:
+                continue
+            known.add(line.tobytes())
+            text, confidence = read_text(line)
+            stems = unit_stems(line) if _MM.search(text) else 0
+            are_mm |= stems == _STEMS_OF_MM
+            parsed = parse_length(_MM.sub(r"\1 nm", text) if stems == _STEMS_OF_NM else text)
+            if parsed is not None:
+                votes.setdefault(parsed, []).append(confidence)
+        if any(_is_sure(length, each, are_mm) for (length, _), each in votes.items()):
+            break
+    return {answer: each for answer, each in votes.items() if are_mm or not _is_doubtful(answer[0], each)}
+
+
+def _found_beside(image: np.ndarray, box: Box, reader: TextReader) -> _Votes:
+    """The length that the reader's own localiser finds beside a bar, in a picture twice as large, then as it is."""
+    left, top, right, bottom = _around(image, box)
+    for factor in (2, 1):
+        window = image[top:bottom, left:right].repeat(factor, axis=0).repeat(factor, axis=1)
+        bar = (factor * (box[0] - left), factor * (box[1] - top), factor * (box[2] - left), factor * (box[3] - top))
+        answers = [
+            (_gap(line, bar), parsed, confidence)
+            for text, confidence, line in reader.find(window)
+            if (parsed := parse_length(text)) and not (_MM.search(text) and confidence < _SURE_OF_MM)
+        ]
+        if answers:
+            _, answer, confidence = min(answers, key=lambda each: each[0])
+            return {answer: [confidence]}
+    return {}
+
+
+def _around(image: np.ndarray, box: Box) -> Box:
+    """The part of an image in which the text of a bar is looked for."""
+    height, width = image.shape[:2]
+    reach_y, reach_x = max(48, round(0.18 * height)), max(90, round(0.35 * width))
+    return (
+        max(0, box[0] - reach_x), max(0, box[1] - reach_y), min(width, box[2] + reach_x), min(height, box[3] + reach_y),
+    )  # fmt: skip
+
+
 def _is_doubtful(length: float | None, confidences: list[float]) -> bool:
     """Whether a length in mm is likelier one in nm, whose letters are small."""
-    is_mm = length is not None and length >= _IN_NM["mm"] / 2
+    is_mm = length is not None and length >= _IN_NM["mm"]
     return is_mm and (len(confidences) < 2 or max(confidences) < _SURE_OF_MM)
 
 
-def _is_sure(length: float | None, confidences: list[float]) -> bool:
+def _is_sure(length: float | None, confidences: list[float], are_mm: bool) -> bool:
     """Whether no further rendering is read."""
-    needed = 2 if length is not None and length >= _IN_NM["mm"] / 2 else 1
+    needed = 2 if length is not None and length >= _IN_NM["mm"] and not are_mm else 1
     return max(confidences) > _SURE and len(confidences) >= needed
+
+
+def unit_stems(line: np.ndarray) -> int:
+    """Upright strokes of the low letters behind the last figure of a line: five of "nm", six of "mm".
+
+    Args:
+        line: dark glyphs on white, uint8 [y, x, 3].
+    """
+    from scipy import ndimage
+
+    ink = line[..., 0] < _INK_OF_LINE
+    components, _ = ndimage.label(ink, np.ones((3, 3), int))
+    boxes = ndimage.find_objects(components)
+    tallest = max((rows.stop - rows.start for rows, _ in boxes), default=0)
+    figures = [columns.stop for rows, columns in boxes if rows.stop - rows.start >= _FIGURE * tallest]
+    return sum(
+        _strokes(ink[rows, columns])
+        for rows, columns in boxes
+        if columns.start >= max(figures) - 1 and _LETTER * tallest <= rows.stop - rows.start < _FIGURE * tallest
+    )
+
+
+def _strokes(glyph: np.ndarray) -> int:
+    """Runs of ink across the middle rows of a glyph, the commonest number."""
+    rows = glyph[round(0.45 * len(glyph)) : max(round(0.8 * len(glyph)), 1)]
+    counts = np.diff(np.pad(rows, ((0, 0), (1, 0))).astype(np.int8), axis=1).clip(0).sum(axis=1)
+    return int(np.bincount(counts).argmax()) if len(counts) else 0
 
 
 def _lines_beside(image: np.ndarray, box: Box, share: float) -> list[np.ndarray]:
     """Pictures of lines of text in a bar's own ink around it, dark on white, the nearest first."""
-    height, width = image.shape[:2]
-    reach_y, reach_x = max(48, round(0.18 * height)), max(90, round(0.35 * width))
-    left, top = max(0, box[0] - reach_x), max(0, box[1] - reach_y)
-    window = image[top : min(height, box[3] + reach_y), left : min(width, box[2] + reach_x)]
+    height = image.shape[0]
+    left, top, right, bottom = _around(image, box)
+    window = image[top:bottom, left:right]
     bar = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
     distance = _distance_to(window, np.median(image[box[1] : box[3], box[0] : box[2]], axis=(0, 1)))
     ring = distance[max(0, bar[1] - 5) : bar[3] + 5, max(0, bar[0] - 5) : bar[2] + 5]

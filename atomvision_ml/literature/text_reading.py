@@ -1,13 +1,14 @@
 """Short texts in images: where lines of glyphs are, and what they say.
 
-Belongs here: the text localiser and the one door to the recogniser, RapidOCR (extra ``ocr``), whose weights lie in its
-wheel. Its own localiser is left out: it wants whole pages and takes seconds where a glyph line takes milliseconds.
+Belongs here: the localiser of clean glyphs and the one door to RapidOCR (extra ``ocr``), whose weights lie in its
+wheel: its recogniser for a line, its own localiser for a small piece of a picture; on whole figures it takes seconds.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -29,21 +30,45 @@ ReadText = Callable[[np.ndarray], tuple[str, float]]
 _HEIGHT_PX = 32
 """Height to which a line is brought before it is read."""
 
+_LARGEST_PX = 960
+"""Longest edge of a picture in which texts are sought."""
+
+
+class TextReader:
+    """RapidOCR on one core.
+
+    Args:
+        engine: the program.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __call__(self, line: np.ndarray) -> tuple[str, float]:
+        """Text and confidence of an image of one line, uint8 [y, x, 3]."""
+        found, _ = self._engine(np.ascontiguousarray(line[..., ::-1]), use_det=False, use_cls=False, use_rec=True)
+        return (str(found[0][0]), float(found[0][1])) if found else ("", 0.0)
+
+    def find(self, image: np.ndarray) -> list[tuple[str, float, Box]]:
+        """Texts anywhere in a picture, uint8 [y, x, 3], with confidence and box; words of a line are joined."""
+        found, _ = self._engine(np.ascontiguousarray(image[..., ::-1]), use_cls=False)
+        words = []
+        for corners, text, confidence in found or []:
+            (left, top), (right, bottom) = np.min(corners, axis=0), np.max(corners, axis=0)
+            words.append((str(text), float(confidence), (int(left), int(top), int(right) + 1, int(bottom) + 1)))
+        return _lines_of_words(words)
+
 
 @functools.cache
-def open_text_reader() -> ReadText | None:
-    """The recogniser on one core, loaded once; None where the extra ``ocr`` is not installed."""
+def open_text_reader() -> TextReader | None:
+    """The reader of texts, loaded once; None where the extra ``ocr`` is not installed."""
     try:
         from rapidocr_onnxruntime import RapidOCR
     except ImportError:
         return None
-    engine = RapidOCR(intra_op_num_threads=1, inter_op_num_threads=1)
-
-    def read(line: np.ndarray) -> tuple[str, float]:
-        found, _ = engine(np.ascontiguousarray(line[..., ::-1]), use_det=False, use_cls=False, use_rec=True)
-        return (str(found[0][0]), float(found[0][1])) if found else ("", 0.0)
-
-    return read
+    return TextReader(
+        RapidOCR(intra_op_num_threads=1, inter_op_num_threads=1, det_limit_side_len=_LARGEST_PX, det_limit_type="max")
+    )
 
 
 def text_lines(mask: np.ndarray, height_px: tuple[int, int]) -> list[Box]:
@@ -98,14 +123,31 @@ def line_image(grey: np.ndarray, line: Box) -> np.ndarray:
     return np.repeat(pixels[..., None], 3, axis=-1)
 
 
+def _lines_of_words(words: list[tuple[str, float, Box]]) -> list[tuple[str, float, Box]]:
+    lines: list[tuple[str, float, Box]] = []
+    for text, confidence, box in sorted(words, key=lambda word: word[2]):
+        for number, (before, least, line) in enumerate(lines):
+            if _is_next(line, box):
+                lines[number] = (f"{before} {text}", min(least, confidence), _union(line, box))
+                break
+        else:
+            lines.append((text, confidence, box))
+    return lines
+
+
+def _is_next(line: Box, box: Box) -> bool:
+    """Whether a piece goes on with a line."""
+    height = max(line[3] - line[1], box[3] - box[1])
+    overlap = min(line[3], box[3]) - max(line[1], box[1])
+    return box[0] - line[2] <= _SPACE * height and overlap > 0.4 * min(height, box[3] - box[1])
+
+
 def _joined(glyphs: list[Box]) -> list[Box]:
     """Glyphs beside each other, of about one height, as lines."""
     lines: list[Box] = []
     for glyph in sorted(glyphs):
         for number, line in enumerate(lines):
-            height = max(line[3] - line[1], glyph[3] - glyph[1])
-            overlap = min(line[3], glyph[3]) - max(line[1], glyph[1])
-            if glyph[0] - line[2] <= _SPACE * height and overlap > 0.4 * min(height, glyph[3] - glyph[1]):
+            if _is_next(line, glyph):
                 lines[number] = _union(line, glyph)
                 break
         else:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from atomvision_ml.literature.panel_cuts import divide, reading_order
 from atomvision_ml.literature.panel_images import read_panels
 from atomvision_ml.literature.pixel_kind import pixel_kind
-from atomvision_ml.literature.scale_bars import find_bars, length_nm, parse_length, read_scale_bar
-from atomvision_ml.literature.text_reading import open_text_reader, text_lines
+from atomvision_ml.literature.scale_bars import find_bars, length_nm, parse_length, read_scale_bar, unit_stems
+from atomvision_ml.literature.text_reading import line_image, open_text_reader, text_lines
 
 EDGE = 150
 
@@ -156,6 +156,14 @@ def test_no_bar_is_found_where_there_is_none() -> None:
         ("L nm", (1.0, False)),
         ("5 1/nm", (None, True)),
         ("10 nm-1", (None, True)),
+        ("200-nm", (200.0, False)),
+        ("10l nm", (10.0, False)),
+        (".5 nm", (0.5, False)),
+        ("500gm", (5e5, False)),
+        ("500 μm", (5e5, False)),
+        ("1 jum", (1e3, False)),
+        ("21/nm", (None, True)),
+        ("3/nm", (3.0, False)),
         ("3001nm", None),
         ("0 nm", None),
         ("(a)", None),
@@ -196,6 +204,39 @@ def test_text_beside_a_bar_is_read() -> None:
     (reading,) = read_panels(np.asarray(drawn), [""], {"": 3.0}, open_text_reader())
     assert (reading.scale_bar_nm, reading.scale_bar_source) == (20.0, "image")
     assert reading.pixel_size_nm == pytest.approx(0.25, rel=0.02)
+
+
+@pytest.mark.parametrize(("text", "stems"), [("20 nm", 5), ("1nm", 5), ("5 mm", 6), ("100mm", 6)])
+@pytest.mark.parametrize("name", ["DejaVuSans", "DejaVuSansMono", "STIXGeneral"])
+def test_nm_and_mm_are_told_by_their_strokes(name: str, text: str, stems: int) -> None:
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/{name}.ttf", 26)
+    drawn = Image.new("L", (160, 60), "white")
+    ImageDraw.Draw(drawn).text((10, 10), text, font=font, fill="black")
+    grey = np.asarray(drawn)
+    (line,) = text_lines(grey < 128, (5, 40))
+    assert unit_stems(line_image(grey, line)) == stems
+
+
+@pytest.mark.parametrize("by_column", [False, True], ids=["row by row", "column by column"])
+def test_letters_in_the_image_decide_of_the_order(by_column: bool) -> None:
+    pytest.importorskip("rapidocr_onnxruntime", reason="needs the extra ocr: pip install 'atomvision[ocr]'")
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf", 24)
+    figure = Image.new("RGB", (420, 420), "white")
+    for place, label in enumerate("abcd"):
+        row, column = divmod(place, 2)[::-1] if by_column else divmod(place, 2)
+        panel = Image.fromarray(picture(place, 200) // 2)
+        ImageDraw.Draw(panel).text((8, 6), f"({label})", font=font, fill="white")
+        figure.paste(panel, (220 * column, 220 * row))
+    readings = {each.label: each for each in read_panels(np.asarray(figure), list("abcd"), {}, open_text_reader())}
+    box = readings["b"].box_px
+    assert box is not None
+    assert (box[0] > 200, box[1] > 200) == (not by_column, by_column)
 
 
 @pytest.mark.parametrize(
