@@ -305,18 +305,20 @@ def _version(connection: sqlite3.Connection) -> int:
 def _entries(connection: sqlite3.Connection, places: Sequence[str] | None = None) -> dict[str, Entry]:
     """The ledger, or the lines of a few places."""
     if places is None:
-        rows = connection.execute("SELECT * FROM entries")
+        rows = connection.execute(f"SELECT {','.join(_ENTRY_COLUMNS)} FROM entries")
     else:
         marks = ",".join("?" * len(places))
-        rows = connection.execute(f"SELECT * FROM entries WHERE place IN ({marks})", places)
+        rows = connection.execute(f"SELECT {','.join(_ENTRY_COLUMNS)} FROM entries WHERE place IN ({marks})", places)
     return {row["place"]: _entry(row) for row in rows}
 
 
 def _entry(row: sqlite3.Row) -> Entry:
-    values = {each.name: row[each.name] for each in fields(Entry) if each.name != "stamp"}
-    stamp = Stamp(row["size_bytes"], row["mark"], row["companions"])
-    values |= {"is_present": bool(row["is_present"]), "earlier": tuple(json.loads(row["earlier"]))}
-    return Entry(stamp=stamp, **values)
+    """By position, as a tick reads every line."""
+    _, size_bytes, mark, companions, state, since_s, sha256, duplicate_of, is_present, *rest = row
+    claims, attempts, day, batch, until_s, reason, earlier = rest
+    stamp, former = Stamp(size_bytes, mark, companions), () if earlier == "[]" else tuple(json.loads(earlier))
+    told = (claims, attempts, day, batch, until_s, reason, former)
+    return Entry(stamp, state, since_s, sha256, duplicate_of, bool(is_present), *told)
 
 
 def _save(connection: sqlite3.Connection, before: Ledger, after: Ledger) -> None:
@@ -343,7 +345,7 @@ def _first_place(connection: sqlite3.Connection, sha256: str) -> str | None:
 
 
 def _claimed(connection: sqlite3.Connection, key: str) -> tuple[tuple[str, Stamp], ...]:
-    query = "SELECT * FROM entries WHERE batch = ? AND state = 'claimed' ORDER BY place"
+    query = f"SELECT {','.join(_ENTRY_COLUMNS)} FROM entries WHERE batch = ? AND state = 'claimed' ORDER BY place"
     return tuple((row["place"], _entry(row).stamp) for row in connection.execute(query, (key,)))
 
 
