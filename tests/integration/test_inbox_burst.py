@@ -63,16 +63,18 @@ def has_killed(platform: Platform, what: str, dice: random.Random) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("n_files", "kills", "limit_s"),
+    ("n_files", "kills", "limit_s", "tick_limit_s"),
     [
-        (60, ("worker", "run"), 500.0),
+        (60, ("worker", "run"), 500.0, 60.0),  # beside other tests
         pytest.param(
-            5000, ("run", "worker", "daemon") * 4, 1800.0, marks=[pytest.mark.slow, pytest.mark.timeout(2100)]
+            5000, ("run", "worker", "daemon") * 4, 1800.0, 10.0, marks=[pytest.mark.slow, pytest.mark.timeout(2100)]
         ),
     ],
     ids=["60 files", "5000 files"],
 )
-def test_every_file_is_registered_once(tmp_path: Path, n_files: int, kills: Sequence[str], limit_s: float) -> None:
+def test_every_file_is_registered_once(
+    tmp_path: Path, n_files: int, kills: Sequence[str], limit_s: float, tick_limit_s: float
+) -> None:
     dice = random.Random(5)
     to_kill = dice.sample(kills, len(kills))
     settings = {"ATOMVISION_SENSOR_INTERVAL_S": "5" if n_files < 1000 else "15"}
@@ -100,7 +102,7 @@ def test_every_file_is_registered_once(tmp_path: Path, n_files: int, kills: Sequ
         assert {path.relative_to(platform.drop).as_posix() for path in platform.drop.rglob("*.tif")} == names
         assert platform.lake.verify(EXPERIMENTS_RECORDS, records["day"][0])
         ticks = platform.tick_seconds("inbox")
-        assert max(ticks) < 10
+        assert max(ticks) < tick_limit_s
         assert to_kill == []
         n_runs = Counter(run.status.value for run in platform.runs("ingest_experiments"))
         print(f"{n_files} files in {took_s:.0f} s; killed {dict(killed)}; longest tick {max(ticks):.1f} s; {n_runs}")
