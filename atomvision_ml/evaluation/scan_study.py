@@ -42,7 +42,8 @@ def lattice_of_positions(positions: ArrayLike, start: ArrayLike) -> tuple[Array,
         return None
     middle = places[np.argmin(np.linalg.norm(places - np.median(places, axis=0), axis=1))]
     away = np.linalg.norm(places - middle, axis=1)
-    origin, covariance = middle, np.zeros((4, 4))
+    origin: Array = middle
+    covariance: Array = np.zeros((4, 4))
     for reach in np.geomspace(4 * np.linalg.norm(cell, axis=1).max(), away.max() + 1e-9, 8):
         near = places[away <= reach]
         steps = (near - origin) @ np.linalg.inv(cell)
@@ -50,10 +51,10 @@ def lattice_of_positions(positions: ArrayLike, start: ArrayLike) -> tuple[Array,
         if own.sum() < _FEWEST:
             continue
         design = np.column_stack([np.rint(steps[own]), np.ones(int(own.sum()))])
-        solved = np.linalg.lstsq(design, near[own], rcond=None)[0]
+        solved: Array = np.asarray(np.linalg.lstsq(design, near[own], rcond=None)[0], np.float64)
         cell, origin = solved[:2], solved[2]
         variance = float(((near[own] - design @ solved) ** 2).sum()) / (2 * int(own.sum()) - 6)
-        covariance = variance * np.kron(np.linalg.inv(design.T @ design)[:2, :2], np.eye(2))
+        covariance = np.asarray(variance * np.kron(np.linalg.inv(design.T @ design)[:2, :2], np.eye(2)), np.float64)
     return (cell, covariance) if covariance.any() else None
 
 

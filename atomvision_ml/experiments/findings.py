@@ -75,7 +75,7 @@ def _unfit(micrograph: Mapping[str, Any], image: NDArray[Any]) -> str | None:
 def _silent(task: str, champions: Mapping[str, tuple[str, ChosenModel]], reason: str) -> Row:
     model_id, model = champions.get(task, (None, None))
     named = {"task": task, "name": model.name if model else None, "model_id": model_id}
-    nothing = {"prediction_json": None, "is_out_of_distribution": None, "typicality": None, "warnings": []}
+    nothing: Row = {"prediction_json": None, "is_out_of_distribution": None, "typicality": None, "warnings": []}
     return {**named, **nothing, "reason": reason}
 
 

@@ -159,7 +159,8 @@ def pair_picture(match: SimulatedMatch) -> bytes:
     """A part of the micrograph, the simulation in the same pose, and their difference."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 2.5), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(7.2, 2.6), dpi=_DPI)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.91, wspace=0.03)
     parts = (match.measured, match.simulated, match.measured - match.similarity * match.simulated)
     for axis, values, name in zip(figure.subplots(1, 3), parts, ("measured", "simulated", "difference"), strict=True):
         axis.imshow(values, cmap="gray", vmin=-2, vmax=3.5, interpolation="nearest")
@@ -279,15 +280,15 @@ def _label(axis: Axes, text: str, at: NDArray[Any], offset: tuple[float, float])
 def _square() -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2, 4.2), dpi=_DPI, layout="constrained")
-    return figure, figure.subplots()
+    figure = Figure(figsize=(4.2, 4.2), dpi=_DPI)
+    return figure, figure.add_axes((0.13, 0.11, 0.85, 0.87))
 
 
 def _wide() -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2, 2.5), dpi=_DPI, layout="constrained")
-    axis = figure.subplots()
+    figure = Figure(figsize=(4.2, 2.5), dpi=_DPI)
+    axis = figure.add_axes((0.14, 0.19, 0.84, 0.77))
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#b8c2cc")
     return figure, axis
