@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,26 @@ import duckdb
 import pytest
 
 from atomvision_assets.declare import asset_key_of
+from atomvision_assets.experiments.inbox import Inbox
+from atomvision_assets.literature.arxiv import Arxiv
 from atomvision_assets.store import Store
 from atomvision_ml.catalog.warehouse import warehouse_path
+from atomvision_ml.experiments.double import DropParameters, drop
+from atomvision_ml.literature.double.corpus_reader import read_corpus
+from atomvision_ml.literature.double.server import serve
 from atomvision_ml.schemas.tables import TABLES, table
 from atomvision_ml.schemas.vocabulary import LITERATURE_TASKS, TASKS
 from atomvision_ml.settings import Settings
-from atomvision_ml.storage.keys import LITERATURE_PAPERS
+from atomvision_ml.storage.keys import EXPERIMENTS_INBOX, LITERATURE_PAPERS, MODELS_DECISIONS
 from atomvision_ml.storage.lake import Lake
 from dagster_project.definitions import build_definitions
-from dagster_project.run import arxiv_of
 from dagster_project.runner import Runner
 from dagster_project.steps import Outcome, Size, State, Step, plan
 
 SMALL: dict[str, dict[str, Any]] = {
-    "models/segmenter": {"epochs": 1, "crops_per_epoch": 32, "validation_images": 4},
-    "models/gaussian_segmenter": {"epochs": 1, "crops_per_epoch": 32, "validation_images": 4},
+    "experiments/records": {"rest_s": 0.0},
+    "models/segmenter": {"epochs": 1, "crops_per_epoch": 32, "validation_images": 4, "views": 1},
+    "models/gaussian_segmenter": {"epochs": 1, "crops_per_epoch": 32, "validation_images": 4, "views": 1},
     "models/autoencoder": {"epochs": 1, "images_per_epoch": 32, "component_images": 320},
     "models/conv_autoencoder": {"epochs": 1, "images_per_epoch": 32, "component_images": 320},
     "models/lattice_cnn": {"epochs": 1, "scenes_per_epoch": 32, "validation_images": 8, "width": 8},
@@ -42,10 +48,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "evaluation/gallery": {"maximum_items": 4},
 }
 SOURCES = ("prototypes",)
+PAPERS = (
+    "cond-mat/0701123", "cond-mat/0701338", "cond-mat/0701455", "1506.05178", "1803.04417", "1803.08812", "2402.06022",
+)  # fmt: skip
+"""Of the double: a TeX source, pages with images, a PDF alone, a withdrawn one, two versions, no microscopy."""
+EXTERNAL = {LITERATURE_PAPERS, EXPERIMENTS_INBOX, MODELS_DECISIONS}
+READ_WHERE_THERE_IS_SOMETHING = {"experiments/records", "models/training_sets", "models/verdicts"}
+"""The inbox is files; only the lattice's set reads micrographs; nobody has decided anything."""
 SECOND_FINDER = {dg.AssetCheckKey(asset_key_of("literature/papers"), "the_second_finder_agrees")}
 """Asked by a job of its own, which is no part of the demo."""
 WARNED = {dg.AssetCheckKey(asset_key_of("literature/harvest"), "licences_are_known")}
-"""A warning that stays: two papers of the double have no known licence, and nothing of them may be passed on."""
+"""A warning that stays: a paper of the double has no known licence, and nothing of it may be passed on."""
 
 pytestmark = pytest.mark.timeout(1800)  # the graph is one fixture, and other programs may use the machine
 
@@ -57,11 +70,12 @@ class Graph:
     definitions: dg.Definitions
     instance: dg.DagsterInstance
     lake: Lake
+    day: str
     outcomes: dict[Step, Outcome]
 
     def run(self, **options: Any) -> dict[Step, Outcome]:
         runner = Runner(self.definitions, self.instance, Size.demo, config=SMALL, **options)
-        for step in plan(self.definitions, SOURCES, lambda: self.lake.partitions(LITERATURE_PAPERS)):
+        for step in plan(self.definitions, SOURCES, lambda: self.lake.partitions(LITERATURE_PAPERS), [self.day]):
             runner.run(step)
         return runner.outcomes
 
@@ -70,12 +84,22 @@ class Graph:
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
     folder = tmp_path_factory.mktemp("graph")
     store = Store(root=str(folder / "root"))
+    whole = read_corpus()
     with (
-        arxiv_of(Size.demo) as arxiv,
+        serve(replace(whole, papers=tuple(whole.by_id[name] for name in PAPERS))) as double,
         dg.DagsterInstance.local_temp(str(folder), {"telemetry": {"enabled": False}}) as instance,
     ):
-        definitions = build_definitions(Settings(root="unused"), store, arxiv)
-        graph = Graph(definitions, instance, store.lake, {})
+        arxiv = Arxiv(
+            contact="curator@example.org",
+            oai_url=double.oai_url,
+            api_url=double.api_url,
+            url=double.url,
+            interval_s=0.0,
+        )
+        inbox = Inbox(url=str(folder / "files"), ledger=str(folder / "ledger.sqlite"))
+        drop(folder / "files", DropParameters(images_per_sample=1))
+        definitions = build_definitions(Settings(root="unused"), store, arxiv, inbox)
+        graph = Graph(definitions, instance, store.lake, f"{datetime.now(UTC):%Y-%m-%d}", {})
         graph.outcomes = graph.run()
         yield graph
 
@@ -83,8 +107,9 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
 def test_everything_is_materialised(graph: Graph) -> None:
     assert {step.name: outcome.message for step, outcome in graph.outcomes.items() if outcome.message} == {}
     assert {outcome.state for outcome in graph.outcomes.values()} == {State.DONE}
-    assert {step.key.to_user_string() for step in graph.outcomes} == set(TABLES) - {LITERATURE_PAPERS}
+    assert {step.key.to_user_string() for step in graph.outcomes} == set(TABLES) - EXTERNAL
     assert graph.lake.exists(LITERATURE_PAPERS)
+    assert graph.lake.exists(EXPERIMENTS_INBOX)
 
 
 def test_keys_that_were_read_are_the_declared_dependencies(graph: Graph) -> None:
@@ -92,7 +117,9 @@ def test_keys_that_were_read_are_the_declared_dependencies(graph: Graph) -> None
     for step in graph.outcomes:
         key = step.key.to_user_string()
         read = {"/".join(name.split("/")[:2]) for name in graph.lake.facts(key, step.partition).inputs}
-        assert read == {dep.asset_key.to_user_string() for dep in specs[key].deps}, step.name
+        declared = {dep.asset_key.to_user_string() for dep in specs[key].deps}
+        assert read <= declared, step.name
+        assert key in READ_WHERE_THERE_IS_SOMETHING or read == declared, step.name
 
 
 def test_data_versions_in_dagster_are_those_of_the_published_data(graph: Graph) -> None:
@@ -142,7 +169,8 @@ def test_automation_finds_nothing_to_do(graph: Graph) -> None:
 def test_second_run_computes_only_the_roots(graph: Graph) -> None:
     again = graph.run()
     done = {step.name for step, outcome in again.items() if outcome.state is State.DONE}
-    assert done == {"structures/records[prototypes]", "literature/harvest", "catalog/dictionary"}
+    received = f"experiments/records[{graph.day}]"
+    assert done == {"structures/records[prototypes]", "literature/harvest", received, "catalog/dictionary"}
     assert {outcome.state for outcome in again.values()} == {State.DONE, State.UNCHANGED}
 
 

@@ -24,8 +24,8 @@ from dagster_project.definitions import build_definitions
 from dagster_project.schedules import harvest_literature_nightly, refresh_structures_weekly
 
 ROOTS = {"structures/records", "literature/harvest", "catalog/dictionary"}
-EXTERNAL = {"literature/papers", "experiments/inbox"}
-"""Published and reported by another asset."""
+EXTERNAL = {"literature/papers", "experiments/inbox", "models/decisions"}
+"""Published and reported by another asset, or by a person's command."""
 SENSED = {"experiments/records"}
 """Started by a sensor of its own."""
 HTTP_ASSETS = {"literature/harvest", "literature/texts", "literature/images"}
@@ -79,7 +79,7 @@ def test_checks_of_partitioned_assets_are_partitioned_alike(definitions: dg.Defi
             assert check.partitions_def == asset.partitions_def, check.key
             assert check.description, check.key
             assert "_" in check.name, "a check's name is a true statement"
-    assert checked == set(TABLES) - {"experiments/inbox"}  # literature/papers by the second finder
+    assert checked == set(TABLES) - (EXTERNAL - {"literature/papers"})  # that one by the second finder
 
 
 def test_every_asset_checks_its_contract(definitions: dg.Definitions) -> None:
@@ -89,17 +89,17 @@ def test_every_asset_checks_its_contract(definitions: dg.Definitions) -> None:
 
 
 def test_automation_is_on_derived_assets_and_not_on_roots(specs: dict[str, dg.AssetSpec]) -> None:
-    assert {key for key, spec in specs.items() if not spec.deps} == ROOTS | {"experiments/inbox"}
+    assert {key for key, spec in specs.items() if not spec.deps} == ROOTS | {"experiments/inbox", "models/decisions"}
     for key, spec in specs.items():
         label = spec.automation_condition.get_label() if spec.automation_condition else None
         assert label == (None if key in ROOTS | EXTERNAL | SENSED else LABEL), key
 
 
 @pytest.mark.parametrize("status", ["RUNNING", "STOPPED"])
-def test_one_automation_sensor_whose_state_the_settings_choose(status: str) -> None:
-    (sensor,) = build_definitions(Settings(root="unused", automation=status)).sensors
-    assert sensor.name == "automation"
-    assert sensor.default_status == dg.DefaultSensorStatus[status]
+def test_the_settings_choose_the_state_of_the_sensors(status: str) -> None:
+    sensors = build_definitions(Settings(root="unused", automation=status)).sensors
+    states = {sensor.name: sensor.default_status for sensor in sensors}
+    assert states == dict.fromkeys(("automation", "inbox", "decisions"), dg.DefaultSensorStatus[status])
 
 
 def test_first_tick_on_an_empty_platform_requests_nothing(definitions: dg.Definitions) -> None:
@@ -126,7 +126,10 @@ def _report(instance: dg.DagsterInstance, key: str, partition: str | None, versi
     [
         # Dagster forgets which partition an unpartitioned asset depends on: all models are requested, and
         # those whose own partition is as before find themselves unchanged (see test_store).
-        ("models/training_sets", "segmentation", {*MODEL_ASSETS, "evaluation/holdout", "catalog/warehouse"}),
+        ("models/training_sets", "segmentation", {
+            *MODEL_ASSETS, "evaluation/holdout", "evaluation/experimental_holdout", "evaluation/experimental_answers",
+            "catalog/warehouse",
+        }),
         ("structures/records", "prototypes", {
             "structures/slabs[prototypes]", "structures/materials", "catalog/warehouse",
         }),
