@@ -46,6 +46,7 @@ def look(
     from atomvision_ml.experiments.record import SidecarError
     from atomvision_ml.experiments.worker import RejectedError
 
+    _check_options(phase or [], export or [], pixel_size_angstrom)
     try:
         record, pixels = _captured(file, image)
         size = _pixel_size(record, pixel_size_angstrom)
@@ -63,6 +64,23 @@ def look(
         typer.echo(json.dumps({"image": str(file), "page": str(page), **found.summary()}))
     else:
         _print(page, found)
+
+
+def _check_options(phases: Sequence[str], exports: Sequence[Path], pixel_size_angstrom: float | None) -> None:
+    from atomvision_ml.experiments.exports import COLUMN_SUFFIXES, IMAGE_SUFFIXES
+    from atomvision_ml.experiments.reference_phases import reference_phases
+
+    if pixel_size_angstrom is not None and not 0 < pixel_size_angstrom < float("inf"):
+        raise typer.BadParameter(f"{pixel_size_angstrom} is not positive", param_hint="--pixel-size-angstrom")
+    known, suffixes = [*reference_phases(), "all"], (*IMAGE_SUFFIXES, *COLUMN_SUFFIXES)
+    unknown = sorted(set(phases) - set(known))
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: known are {', '.join(known)}", param_hint="--phase")
+    for path in exports:
+        if path.suffix.lower() not in suffixes:
+            raise typer.BadParameter(
+                f"{path.name}: the suffix must be one of {', '.join(suffixes)}", param_hint="--export"
+            )
 
 
 def _captured(file: Path, number: int) -> tuple[Record, np.ndarray]:
@@ -98,9 +116,6 @@ def _phases(names: Sequence[str] | None, record: Mapping[str, Any]) -> tuple[Ref
         return phases_of(record, known)
     if "all" in names:
         return tuple(known.values())
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        raise typer.BadParameter(f"{', '.join(unknown)}: known are {', '.join(known)}", param_hint="--phase")
     return tuple(known[name] for name in names)
 
 
