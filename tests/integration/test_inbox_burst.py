@@ -92,7 +92,6 @@ def test_every_file_is_registered_once(
             time.sleep(dice.uniform(1.0, 3.0))
         platform.wait_until(lambda: is_settled(platform, n_files), limit_s, "settled")
         took_s = time.monotonic() - began
-        assert took_s < limit_s
 
         names = {f"{number % 7}/image_{number:05d}.tif" for number in range(n_files)}
         records = platform.lake.scan(EXPERIMENTS_RECORDS).collect()
@@ -102,8 +101,9 @@ def test_every_file_is_registered_once(
         assert {path.relative_to(platform.drop).as_posix() for path in platform.drop.rglob("*.tif")} == names
         assert platform.lake.verify(EXPERIMENTS_RECORDS, records["day"][0])
         ticks = platform.tick_seconds("inbox")
-        assert max(ticks) < tick_limit_s
         assert to_kill == []
         n_runs = Counter(run.status.value for run in platform.runs("ingest_experiments"))
         print(f"{n_files} files in {took_s:.0f} s; killed {dict(killed)}; longest tick {max(ticks):.1f} s; {n_runs}")
         assert n_runs[dg.DagsterRunStatus.SUCCESS.value] > 0
+        assert max(ticks) < tick_limit_s
+        assert took_s < limit_s
