@@ -117,7 +117,7 @@ def test_warehouse_is_built_whatever_failed(runner: Runner) -> None:
     assert runner.run(step("catalog/warehouse", job="refresh_catalog")).state is State.DONE
 
 
-def test_size_reaches_models_and_hold_out_and_nothing_else(definitions: dg.Definitions, runner: Runner) -> None:
+def test_size_reaches_models_and_what_is_smaller_in_a_demo(definitions: dg.Definitions, runner: Runner) -> None:
     runner.size = Size.full
     sized = set()
     for s in plan(definitions, ("prototypes",)):
@@ -125,7 +125,8 @@ def test_size_reaches_models_and_hold_out_and_nothing_else(definitions: dg.Defin
         if "ops" in config:
             assert list(config["ops"].values()) == [{"config": {"size": "full"}}]
             sized.add(s.key.to_user_string())
-    assert sized == {"evaluation/holdout", *(f"models/{name}" for name in MODELS)}
+    others = {"models/training_sets", "evaluation/holdout", "evaluation/matched_pairs"}
+    assert sized == {*others, *(f"models/{name}" for name in MODELS)}
 
 
 def test_full_size_trains_longer_unless_told_otherwise() -> None:
