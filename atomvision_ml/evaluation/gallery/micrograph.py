@@ -98,8 +98,8 @@ def _figures(image: ArrayLike, found: Analysis) -> list[Row]:
         ("Image", f"Image with {cell}.", lambda: pictures.micrograph_picture(image, found)),
         (
             "Diffractogram",
-            "Power spectrum (logarithmic, Hann window). Blue: spots with planes (hkl), one choice of equivalent indices, "
-            "or with lattice indices h k; grey: spots off the lattice.",
+            "Power spectrum (logarithmic, Hann window). Blue: spots with planes (hkl), one choice of equivalent "
+            "indices, or with lattice indices h k; grey: spots off the lattice.",
             lambda: pictures.spots_picture(image, found),
         ),
     ]
