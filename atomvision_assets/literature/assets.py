@@ -147,7 +147,7 @@ def texts(context: dg.AssetExecutionContext, store: Store, arxiv: Arxiv) -> dg.M
 
 @table_asset(
     LITERATURE_FIGURES,
-    code_version="1",
+    code_version="2",
     kinds={"python", "parquet"},
     deps=[LITERATURE_PAPERS, LITERATURE_TEXTS],
     checks=checks.FIGURES,
@@ -202,13 +202,13 @@ def images(context: dg.AssetExecutionContext, store: Store, arxiv: Arxiv) -> dg.
 
 @table_asset(
     LITERATURE_PANELS,
-    code_version="1",
+    code_version="2",
     kinds={"python", "parquet"},
     deps=[LITERATURE_FIGURES, LITERATURE_IMAGES],
     checks=checks.PANELS,
     automation_condition=when_inputs_change(),
     description=(
-        "Lengths on scale bars are read where the extra `ocr` is installed; panels take their letters in reading order."
+        "Where the extra `ocr` is installed, lengths on scale bars are read, and letters where the order is in doubt."
     ),
 )
 def panels(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
@@ -239,7 +239,7 @@ def panels(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeRes
 
 @table_asset(
     LITERATURE_MENTIONS,
-    code_version="1",
+    code_version="2",
     kinds={"python", "parquet"},
     deps=[LITERATURE_FIGURES],
     automation_condition=when_inputs_change(),

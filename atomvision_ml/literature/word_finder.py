@@ -50,16 +50,15 @@ class WordFinder:
 
     def find(self, text: str) -> Iterator[tuple[int, int, str]]:
         """Start, end and kind of each word, in the order of the text."""
-        end = 0
+        end, searches = 0, self._searches
         for begin in self._begins.finditer(text):
             start = begin.start()
             if start < end:
                 continue
             first = text[start : start + _KNOWN]
-            if first not in self._searches:
-                self._searches[first] = self._search(first)
-            search = self._searches[first]
-            if search is None:
+            if first not in searches:
+                searches[first] = self._search(first)
+            if (search := searches[first]) is None:
                 continue
             match = search.pattern.match(text, start)
             if match is not None:
