@@ -73,11 +73,12 @@ def _draw_spot(axes: Axes, frequency: NDArray[np.float64], plane: SpotPlane | No
     from matplotlib.patheffects import withStroke
 
     text = plane_name(plane.hkl) + ("" if plane.state == "decided" else "?")
-    outwards = 13 * frequency / np.linalg.norm(frequency) * (1, -1)
+    x, y = frequency.tolist()
+    step = 13 / math.hypot(x, y)
     axes.annotate(
         text,
-        frequency,
-        outwards,
+        (x, y),
+        (step * x, -step * y),
         textcoords="offset points",
         color=colour,
         fontsize=8,

@@ -24,6 +24,7 @@ TECHNIQUES = ("TEM", "HRTEM", "STEM", None)
 """What can show fringes of lattice planes: the others show surfaces, or the diffraction itself."""
 
 _SMALLEST_SIDE_PX = 32
+_SURE = 0.99
 
 
 class FacetRowParameters(FacetParameters):
@@ -122,7 +123,7 @@ def _of_plane(plane: SpotPlane, found: FacetAssignment) -> Row:
     named = [{"phase": phase, "family": family, "probability": share} for phase, family, share in plane.candidates]
     return {
         "state": plane.state,
-        "reason": None if plane.state == "decided" else _why(plane),
+        "reason": None if plane.state == "decided" else _why(plane, found.scale),
         "phase": plane.phase,
         "hkl": None if plane.hkl is None else list(plane.hkl),
         "family": None if plane.family is None else list(plane.family),
@@ -134,7 +135,9 @@ def _of_plane(plane: SpotPlane, found: FacetAssignment) -> Row:
     }
 
 
-def _why(plane: SpotPlane) -> str:
+def _why(plane: SpotPlane, scale: float | None) -> str:
+    if plane.family and plane.probability > _SURE and scale:
+        return f"fits only at a scale of {scale:.3f}, which the calibration excludes"
     if plane.state == "unexplained":
         return "no plane of the phases is near"
     if not plane.candidates:

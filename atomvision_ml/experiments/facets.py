@@ -250,8 +250,10 @@ def assign_facets(
     hypotheses = _weighed(measured, crystals, chosen)
     spacings, uncertainties = spots.d_spacings(pixel_size_angstrom or 1.0)
     best = max(hypotheses, key=lambda each: each.weight)
+    # A crystal that fits at a scale which the calibration excludes may be another one of the same shape.
+    threshold = chosen.decision_probability if _is_scale_allowed(best, measured) else math.inf
     planes = tuple(
-        _spot_plane(number, best, hypotheses, chosen.decision_probability, float(d), float(sigma))
+        _spot_plane(number, best, hypotheses, threshold, float(d), float(sigma))
         for number, (d, sigma) in enumerate(zip(spacings, uncertainties, strict=True))
     )
     return _assignment(planes, best, hypotheses, measured, pixel_size_angstrom)
@@ -489,12 +491,24 @@ def _assignment(
     zone_probability = min(
         1.0, sum(each.weight for each in hypotheses if each.phase == best.phase and _zone_name(each) == name)
     )
-    known = np.any(best.hkl != 0, axis=1)
-    expected = np.linalg.norm(best.hkl[known] @ best.planes.crystal.reciprocal, axis=1)
-    scale = float(np.mean(measured.lengths[known] / expected))
+    scale = _scale(best, measured)
     if pixel_size_angstrom is None:
         scale *= _UNKNOWN_PIXEL_ANGSTROM
     return FacetAssignment(planes, best.phase, phase_probability, zone, name, zone_probability, scale)
+
+
+def _scale(hypothesis: _Hypothesis, measured: _Measured) -> float:
+    """Measured over expected lengths, on average; 1 where nothing is explained."""
+    known = np.any(hypothesis.hkl != 0, axis=1)
+    if hypothesis.planes is None or not known.any():
+        return 1.0
+    expected = np.linalg.norm(hypothesis.hkl[known] @ hypothesis.planes.crystal.reciprocal, axis=1)
+    return float(np.mean(measured.lengths[known] / expected))
+
+
+def _is_scale_allowed(hypothesis: _Hypothesis, measured: _Measured) -> bool:
+    """Whether the scale is within the limits, or beyond them by no more than three times what distortion allows."""
+    return abs(math.log(_scale(hypothesis, measured))) < measured.half_width + 3 * measured.ratio_sigma
 
 
 def _zone_name(hypothesis: _Hypothesis) -> Plane | None:

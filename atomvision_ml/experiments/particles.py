@@ -31,6 +31,12 @@ _SMALLEST_SIDE_PX = 16
 _CUT_PX = 2.0
 """A point of an outline nearer to another particle's pixels lies on the cut between the two."""
 
+_RIDGE = 0.99
+"""Waists wider than this are steps along the ridge of one particle, such as that to a polygon's corner."""
+
+_CORNER_SHARE = 0.2
+"""A piece with less of the other's area is a corner of it, where the waist is wide."""
+
 _SECTOR_DEG = 10.0
 _MOST_COMPLETED = 2.5
 """A completed particle is at most so many times the piece that is left of it."""
@@ -261,10 +267,13 @@ def _joined(
     tallest, hulls, areas = heights.copy(), _hulls(basins, len(heights)), np.bincount(basins.ravel())
     for (one, other), level in sorted(passes.items(), key=lambda item: -item[1]):
         a, b = root(one), root(other)
-        if a == b or level <= parameters.waist_ratio * min(tallest[a], tallest[b]):
+        waist = level / min(tallest[a], tallest[b])
+        if a == b or waist <= parameters.waist_ratio:
             continue
         corners, filled = _hull(np.vstack((hulls[a], hulls[b])))
-        if areas[a] + areas[b] > parameters.least_solidity * filled:
+        is_convex = areas[a] + areas[b] > parameters.least_solidity * filled
+        is_corner = min(areas[a], areas[b]) < _CORNER_SHARE * max(areas[a], areas[b])
+        if is_convex or is_corner or waist > _RIDGE:
             parent[b] = a
             hulls[a], areas[a], tallest[a] = corners, areas[a] + areas[b], max(tallest[a], tallest[b])
     roots = np.array([root(basin) for basin in range(len(heights))])

@@ -88,6 +88,12 @@ def test_pixel_size_only_scales() -> None:
     assert one.planes[0].d_angstrom == pytest.approx(other.planes[0].d_angstrom)
 
 
+def test_scale_that_the_calibration_excludes_decides_nothing() -> None:
+    found = assign_facets(exact("Au", [(1, 1, 1), (2, 0, 0)], scale=1.06), 0.2, [PHASES["Au"]])
+    assert found.planes
+    assert not found.is_decided
+
+
 def test_without_calibration_ratio_and_angle_decide_and_give_the_pixel_size() -> None:
     found = assign_facets(exact("Au", [(1, 1, 1), (2, 0, 0)]), None, [PHASES["Au"]])
     assert [plane.family for plane in found.planes] == [(1, 1, 1), (2, 0, 0)]
