@@ -29,8 +29,8 @@ _HEAD = """# Results at the size `{size}`
 Written from the published tables, not by hand. The command that makes the graph, and the one that makes this page:
 
 ```
-make {size}
-python -m atomvision_ml.evaluation.results_page --root .atomvision --out docs/results/leaderboard_{size}.md
+{command}
+python -m atomvision_ml.evaluation.results_page --root .atomvision --out docs/results/leaderboard_{size}.md{option}
 ```
 
 {items} items of {images} test images ({sources}); no training has seen their compositions. Values are means over
@@ -41,8 +41,12 @@ differences in `evaluation.comparisons`. Data version of the figures: `{version}
 """
 
 
-def results_page(lake: Lake) -> tuple[str, str]:
+def results_page(lake: Lake, command: str = "") -> tuple[str, str]:
     """The size of the graph in a lake, and the page about it in Markdown.
+
+    Args:
+        lake: where the figures are published.
+        command: what made the graph; by default ``make <size>``.
 
     Raises:
         NotPublishedError: metrics, comparisons or the hold-out are not published.
@@ -54,6 +58,8 @@ def results_page(lake: Lake) -> tuple[str, str]:
     size = str(every["size"][0])
     head = _HEAD.format(
         size=size,
+        command=command or f"make {size}",
+        option=f' --command "{command}"' if command else "",
         items=f"{items.height:,}",
         images=f"{items['image_id'].n_unique():,}",
         sources=", ".join(sorted(items["source"].unique())),
@@ -119,11 +125,12 @@ def _markdown(heads: list[str], rows: list[list[str]]) -> str:
 def main(
     root: Annotated[str, typer.Option(help="Root of the lake: a folder, or s3://bucket/prefix.")] = ".atomvision",
     out: Annotated[Path | None, typer.Option(help="File; by default docs/results/leaderboard_<size>.md.")] = None,
+    command: Annotated[str, typer.Option(help="What made the graph, for the page; by default make <size>.")] = "",
 ) -> None:
     """Write the results of a lake as a page."""
     from atomvision_ml.storage.lake import Lake
 
-    size, text = results_page(Lake(root))
+    size, text = results_page(Lake(root), command)
     path = out or Path("docs") / "results" / f"leaderboard_{size}.md"
     path.write_text(text, encoding="utf-8")
     typer.echo(str(path))

@@ -48,6 +48,7 @@ def test_page_has_every_method_its_interval_and_the_command(lake):
     assert "| segmenter | otsu (best baseline) | +0.400 (+0.350 to +0.450) | above |" in text
     assert "make full" in text
     assert "2 training seed(s)" in text
+    assert "\nmake full CONFIG=some.yaml\n" in results_page(lake, "make full CONFIG=some.yaml")[1]
     assert "Bravais lattice" not in text, "a task without figures is left out"
 
 
