@@ -59,11 +59,10 @@ def records(
         _take(work, inbox, config)
     with work.alone():
         newest = inbox.store.newest(day)
-        former = work.former()
 
         def make() -> Product:
             rows = list(record_rows(inbox.store.rows(day)))
-            known = [] if former is None else former["receipt_id"].to_list()
+            known = _published_receipts(work)
             states = Counter(row["state"] for row in rows)
             return Product(rows, audits=checks.audit_records(rows, known), metadata=states)
 
@@ -71,6 +70,13 @@ def records(
         inbox.store.note_published(day, newest)
     _publish_inbox(work, inbox)
     return result
+
+
+def _published_receipts(work: Work) -> list[str]:
+    """Rows of the day that were published before."""
+    if not work.lake.exists(work.key, work.partition):
+        return []
+    return work.lake.scan(work.key, work.partition).select("receipt_id").collect()["receipt_id"].to_list()
 
 
 def _take(work: Work, inbox: Inbox, config: RecordsConfig) -> None:
@@ -125,7 +131,7 @@ def micrographs(context: dg.AssetExecutionContext, store: Store) -> dg.Materiali
         received = work.scan(EXPERIMENTS_RECORDS, context.partition_key)
 
         def make() -> Product:
-            described = received.collect().to_dicts()
+            described = received.drop("original_metadata").collect().to_dicts()
             former = work.reusable()
             with FileReader() as reader:
                 writer = MicrographWriter(reader, work.lake.blob, work.lake.put_blob, work.scratch())
