@@ -41,7 +41,7 @@ def look(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Image, diffractogram, lattice, distortion, columns, strain and quality of a micrograph, on one page."""
-    from atomvision_ml.experiments.analysis import analyse, measured_image
+    from atomvision_ml.experiments.analysis import analyse, measured_image, of_technique
     from atomvision_ml.experiments.exports import ExportError
     from atomvision_ml.experiments.record import SidecarError
     from atomvision_ml.experiments.worker import RejectedError
@@ -53,6 +53,7 @@ def look(
         phases = _phases(phase, record.model_dump())
         values = measured_image(pixels, record.model_dump())
         found = analyse(values, size, phases, frames=pixels if pixels.ndim == 3 else None)
+        found = of_technique(found, record.technique)
         page = _page_path(out, file, image)
         _write(page, values, found, record, phases, materials)
         _export(export or [], pixels, record, found)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.evaluation.gallery.micrograph import write_micrograph_page
 from atomvision_ml.evaluation.matched_pairs import MaterialMatch, matching_materials, phases_of
-from atomvision_ml.experiments.analysis import analyse
+from atomvision_ml.experiments.analysis import analyse, of_technique
 from atomvision_ml.experiments.findings import finding_words
 from atomvision_ml.experiments.micrograph_store import read_image, read_pixels
 from atomvision_ml.experiments.reference_phases import reference_phases
@@ -118,6 +118,7 @@ def _page(
         found = analyse(image, pixel, phases, read_pixels(open_blob(record["blob"])) if n_frames > 1 else None)
     except ValueError as error:
         return [_row(record, _EMPTY, reason=str(error))]
+    found = of_technique(found, record.get("technique"))
     matches = matching_materials(
         image, found, phases, None if slabs is None else slabs.lazy(), record.get("material_formula")
     )

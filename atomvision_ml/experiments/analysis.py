@@ -7,7 +7,7 @@ raises on a bad picture: a step that cannot be taken leaves a note. Without cali
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -219,6 +219,14 @@ def analyse(
         domain=domain,
         notes=tuple(notes),
     )
+
+
+def of_technique(found: Analysis, technique: str | None) -> Analysis:
+    """The same with a note where the record's technique says that no crystal is seen directly."""
+    if technique != "DIFFRACTION":
+        return found
+    note = "a diffraction pattern by its record: lattice, columns and strain are those of its spots, in the image plane"
+    return replace(found, notes=(*found.notes, note))
 
 
 def measured_image(pixels: NDArray[Any], record: Mapping[str, Any]) -> NDArray[np.float32]:
