@@ -43,7 +43,7 @@ MOST_PROCESSES = 4
 INTERRUPTED_EXIT_CODE = 130
 DEMO_CONTACT = "demo@example.org"
 """Nobody: the demo asks the double only."""
-NO_FILES = "the inbox has no files"
+NO_FILES = "The inbox has no files: nothing to read, and no model is trained again"
 
 
 @contextmanager
@@ -114,9 +114,9 @@ def run(options: Options, processes: int, console: Console) -> int:
         runner = options.runner(definitions, instance)
         days = days_of_inbox(inbox, options.size)
         if not days:
-            runner.left_out |= {job.name: NO_FILES for job in jobs.EXPERIMENTS}
+            console.print(NO_FILES)
         try:
-            _run(runner, page, store.lake, days or [f"{datetime.now(UTC):%Y-%m-%d}"], Hand(options), processes)
+            _run(runner, page, store.lake, days, Hand(options), processes)
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             console.print("Stopped. What is published stays; the same command goes on from here.")
             return INTERRUPTED_EXIT_CODE
