@@ -180,7 +180,7 @@ def test_brightness_and_contrast_do_not_matter():
 
 
 def test_tiles_agree_with_the_whole(monkeypatch):
-    _, image = honeycomb(640)
+    _, image = honeycomb(480)
     whole = segment(image, 0.1).probability
     monkeypatch.setattr(module, "_TILE_PX", 192)
     tiled = segment(image, 0.1).probability
