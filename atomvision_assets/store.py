@@ -107,7 +107,9 @@ class Work:
         self.context = context
         self.lake = lake
         self.key = context.asset_key.to_user_string()
-        self.partition: str | None = context.partition_key if context.has_partition_key else None
+        # The automation asks for several partitions by a backfill, whose runs have ranges of one partition each.
+        is_partitioned = context.has_partition_key or context.has_partition_key_range
+        self.partition: str | None = context.partition_key if is_partitioned else None
         self.inputs: dict[str, str] = {}
         self.declared = {dep.to_user_string() for dep in context.assets_def.asset_deps[context.asset_key]}
         self._code_version = context.assets_def.code_versions_by_key[context.asset_key] or ""
