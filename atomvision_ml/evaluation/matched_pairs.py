@@ -114,8 +114,8 @@ def matching_materials(
     return sorted(matches, key=lambda match: -match.similarity)
 
 
-def _reduced(formula: str) -> str | None:
-    """A formula as ``structures/slabs`` has it; None for one with fractions, which no slab has."""
+def _reduced(formula: str) -> str:
+    """A formula as ``structures/slabs`` has it; empty for one with fractions, which no slab has."""
     from ase.data import atomic_numbers
     from ase.formula import Formula
 
@@ -124,7 +124,7 @@ def _reduced(formula: str) -> str | None:
     try:
         counts = Formula(formula).count()
     except ValueError:
-        return None
+        return ""
     return reduced_formula([atomic_numbers[name] for name, count in counts.items() for _ in range(count)])
 
 
