@@ -250,6 +250,7 @@ def test_scale_bars_that_are_stated(caption: str, bars: dict) -> None:
         ("YBa2Cu3O7-δ film", [("YBa2Cu3O7-δ", "sample", None)]),
         ("graphene on a Cu grid", [("C", "sample", None), ("Cu", "support", None)]),
         ("imaged with a W tip", [("W", "tip", None)]),
+        ("a line of Co atoms, Kα line of Fe films", [("Co", "sample", None)]),
         ("In the inset, STM, TEM and DNA; at 5 K, I-V curves in V", []),
         ("Mn^3+ and Mn^4+ ions", []),
         ("Ti columns of SrTiO3, O K edge, Mn acceptor", [("SrTiO3", "sample", None)]),
