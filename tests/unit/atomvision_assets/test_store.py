@@ -66,9 +66,11 @@ class Bench:
     def lake(self) -> Lake:
         return self.store.lake
 
-    def run(self, key: str, tags: dict[str, str] | None = None) -> dg.ExecuteInProcessResult:
+    def run(
+        self, key: str, tags: dict[str, str] | None = None, partition: str | None = PARTITION
+    ) -> dg.ExecuteInProcessResult:
         return dg.materialize(
-            self.assets, selection=[dg.AssetKey(key.split("/"))], partition_key=PARTITION, instance=self.instance,
+            self.assets, selection=[dg.AssetKey(key.split("/"))], partition_key=partition, instance=self.instance,
             resources={"store": self.store}, raise_on_error=False, tags=tags,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )  # fmt: skip
@@ -228,6 +230,20 @@ def test_unchanged_inputs_are_not_computed_again_when_the_run_says_so(bench: Ben
     assert {check.check_name for check in again.get_asset_check_evaluations()} == {"contract_is_kept", "is_fine"}
     bench.run(STRUCTURES_SLABS)
     assert bench.calls == 2, "a click in the UI computes anew"
+
+
+def test_a_run_of_a_backfill_has_a_range_of_one_partition(bench: Bench) -> None:
+    """So does the automation ask for several partitions at once."""
+    bench.run(STRUCTURES_RECORDS)
+    ends = {f"dagster/asset_partition_range_{end}": PARTITION for end in ("start", "end")}
+    for tags, n_calls in ((ends, 1), ({SKIP_UNCHANGED_TAG: "true", **ends}, 1)):
+        result = bench.run(STRUCTURES_SLABS, tags, partition=None)
+        assert result.success
+        assert bench.calls == n_calls
+        (event,) = result.asset_materializations_for_node("structures__slabs")
+        assert event.partition == PARTITION
+        assert event.tags["dagster/data_version"] == bench.lake.facts(STRUCTURES_SLABS, PARTITION).data_version
+        assert {check.passed for check in result.get_asset_check_evaluations()} == {True}
 
 
 @pytest.mark.parametrize("change", ["inputs", "parameters"])
