@@ -95,8 +95,9 @@ class World:
 
     def manifest_runs(self) -> int:
         """Ended runs of the daemon that looked whether the training set of the lattice is to change."""
+        partition = ("dagster/partition", "dagster/asset_partition_range_start")
         return sum(
-            run.tags.get("dagster/partition") == "lattice" and run.status == dg.DagsterRunStatus.SUCCESS
+            "lattice" in {run.tags.get(tag) for tag in partition} and run.status == dg.DagsterRunStatus.SUCCESS
             for run in self.platform.runs()
         )
 
