@@ -41,7 +41,9 @@ def shape_classes(measures: ArrayLike, seed: int = 0) -> NDArray[np.str_]:
     if not len(values):
         return np.array([], dtype="<U1")
     values = np.column_stack((np.log(values[:, 0]), values[:, 1:]))
-    most = max(1, min(_MOST_CLASSES, len(values) // _FEWEST_EACH))
+    most = min(_MOST_CLASSES, len(values) // _FEWEST_EACH)
+    if most < 2:
+        return np.full(len(values), "A")
     mixtures = [
         GaussianMixture(count, reg_covar=_LEAST_SPREAD**2, n_init=4, random_state=seed).fit(values)
         for count in range(1, most + 1)
