@@ -88,7 +88,7 @@ class Server:
 
     def wait_until_ready(self) -> None:
         """Wait until the code location is loaded, and dismiss the greeting that covers a new instance."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.said()
             try:
@@ -201,9 +201,9 @@ def test_automation_is_stopped_until_somebody_starts_it(platform: tuple[Server, 
     server, _ = platform
     query = "{repositoriesOrError {... on RepositoryConnection {nodes {sensors {name sensorState {status}}}}}}"
     (repository,) = server.graphql(query)["repositoriesOrError"]["nodes"]
-    assert {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]} == {
-        "automation": "STOPPED"
-    }
+    states = {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]}
+    assert "automation" in states
+    assert set(states.values()) == {"STOPPED"}
 
 
 def test_partitions_that_were_not_asked_for_are_missing_and_not_failed(platform: tuple[Server, Lake]) -> None:
