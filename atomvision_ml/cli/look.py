@@ -41,8 +41,9 @@ def look(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Image, diffractogram, lattice, distortion, columns, strain and quality of a micrograph, on one page."""
-    from atomvision_ml.experiments.analysis import analyse, measured_image, of_technique
+    from atomvision_ml.experiments.analysis import analyse, of_technique
     from atomvision_ml.experiments.exports import ExportError
+    from atomvision_ml.experiments.micrograph_store import measured_image
     from atomvision_ml.experiments.record import SidecarError
     from atomvision_ml.experiments.worker import RejectedError
 

@@ -14,8 +14,9 @@ import numpy as np
 import typer
 from numpy.typing import ArrayLike, NDArray
 
-from atomvision_ml.experiments.analysis import Analysis, analyse, measured_image
+from atomvision_ml.experiments.analysis import Analysis, analyse
 from atomvision_ml.experiments.distortion import affine_distortion
+from atomvision_ml.experiments.micrograph_store import measured_image
 from atomvision_ml.experiments.reference_phases import reference_phases
 
 Array = NDArray[np.float64]

@@ -6,7 +6,7 @@ raises on a bad picture: a step that cannot be taken leaves a note. Without cali
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -227,24 +227,6 @@ def of_technique(found: Analysis, technique: str | None) -> Analysis:
         return found
     note = "a diffraction pattern by its record: lattice, columns and strain are those of its spots, in the image plane"
     return replace(found, notes=(*found.notes, note))
-
-
-def measured_image(pixels: NDArray[Any], record: Mapping[str, Any]) -> NDArray[np.float32]:
-    """The pixels of a record as measured values: frames averaged, scaled, missing pixels set to the median.
-
-    Args:
-        pixels: [y, x] or [frame, y, x].
-        record: values by field; ``intensity_scale`` and ``intensity_offset`` count.
-    """
-    total = np.zeros(pixels.shape[-2:])
-    for frame in pixels.reshape(-1, *pixels.shape[-2:]):
-        total += frame
-    frames = pixels.shape[0] if pixels.ndim == 3 else 1
-    image = record.get("intensity_scale", 1.0) * total / frames + record.get("intensity_offset", 0.0)
-    is_finite = np.isfinite(image)
-    if not is_finite.all():
-        image[~is_finite] = np.median(image[is_finite])
-    return image.astype(np.float32)
 
 
 def radial_profile(image: ArrayLike, pixel_size_xy: tuple[float, float] | None = None) -> RadialProfile:

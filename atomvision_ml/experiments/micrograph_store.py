@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 ARRAY = "s0"
 OME_ZARR_VERSION = "0.5"
@@ -89,20 +90,28 @@ def read_pixels(folder: Path) -> np.ndarray:
 
 
 def read_image(folder: Path) -> np.ndarray:
-    """The image as measured values, float32 [y, x]: frames averaged, scaled, missing pixels set to the median.
-
-    The average is that of the frames as they lie: drift between them is not taken out.
-    """
+    """The image as :func:`measured_image`, float32 [y, x]; frames are read one by one."""
     import zarr
 
     group = zarr.open_group(folder, mode="r")
-    frames: Any = group[ARRAY]
     told: Any = group.attrs["atomvision"]
+    return measured_image(group[ARRAY], told)
+
+
+def measured_image(frames: Any, record: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Pixels as measured values, float32 [y, x]: frames averaged, scaled, missing pixels set to the median.
+
+    The average is that of the frames as they lie: drift between them is not taken out.
+
+    Args:
+        frames: array of any kind, [y, x] or [frame, y, x].
+        record: values by field; ``intensity_scale`` and ``intensity_offset`` count.
+    """
     total = np.zeros(frames.shape[-2:])
     for index in np.ndindex(frames.shape[:-2]):
         total += frames[index]
-    n_frames = frames.shape[0] if frames.ndim == 3 else 1
-    image = told.get("intensity_scale", 1.0) * total / n_frames + told.get("intensity_offset", 0.0)
+    n_frames = frames.shape[0] if len(frames.shape) == 3 else 1
+    image = record.get("intensity_scale", 1.0) * total / n_frames + record.get("intensity_offset", 0.0)
     is_finite = np.isfinite(image)
     if not is_finite.all():
         image[~is_finite] = np.median(image[is_finite])

@@ -11,9 +11,9 @@ import pytest
 
 from atomvision_ml.evaluation.matched_pairs import SLAB_COLUMNS, matching_materials, phases_of, projected_slab
 from atomvision_ml.evaluation.micrograph_pages import PAGE, PageParameters, pair_rows
-from atomvision_ml.experiments.analysis import analyse, measured_image
+from atomvision_ml.experiments.analysis import analyse
 from atomvision_ml.experiments.findings import TASKS_ASKED, finding_rows, finding_words
-from atomvision_ml.experiments.micrograph_store import write_micrograph
+from atomvision_ml.experiments.micrograph_store import measured_image, write_micrograph
 from atomvision_ml.experiments.reference_phases import reference_phases
 from atomvision_ml.experiments.zone_axes import projected_phase
 from atomvision_ml.images.detector import DetectorParameters, detect
