@@ -250,7 +250,7 @@ def draw_figure(path: Path, seed: int = 5) -> None:
     known = reference_phases()
     figure = Figure(figsize=(10.5, 13.0), dpi=75, layout="constrained")
     zones = {"Fe3O4": (1, 1, 0), "Rh": (1, 1, 0), "SnS": (0, 1, 0)}
-    parts = np.ravel(figure.subfigures(len(zones), 1))
+    parts = np.asarray(figure.subfigures(len(zones), 1), dtype=object).ravel()
     for part, (name, zone) in zip(parts, zones.items(), strict=True):
         image, pixel, _ = rendered_image(known[name], zone, random, is_grain=True, dose_e_per_a2=500.0)
         spots = find_crystalline_region(image)
