@@ -11,11 +11,12 @@ from ase.data import chemical_symbols
 from sklearn.metrics import cohen_kappa_score
 
 FOLDER = files("atomvision_ml.literature") / "labelled"
-FILES = ("captions.jsonl", "sealed.jsonl", "captions_2.jsonl", "second_pass.jsonl")
+FILES = ("captions.jsonl", "sealed.jsonl", "captions_2.jsonl", "sealed_3.jsonl", "second_pass.jsonl")
 SMALLEST = {
     "captions": {"stm": 100, "stem_tem": 100, "other_microscopy": 60, "hard_negative": 60},
     "sealed": {"stm": 31, "stem_tem": 31, "other_microscopy": 19, "hard_negative": 19},
     "captions_2": {"stm": 32, "stem_tem": 32, "other_microscopy": 18, "hard_negative": 18},
+    "sealed_3": {"stm": 31, "stem_tem": 31, "other_microscopy": 19, "hard_negative": 19},
 }
 MODALITIES = {"STM", "STEM", "HRTEM", "TEM", "SEM", "AFM", "diffraction", "plot", "schematic", "other"}
 IMAGES = {"STM", "STEM", "HRTEM", "TEM"}
@@ -38,7 +39,7 @@ def sets() -> dict[str, list[dict]]:
 
 @pytest.fixture(scope="module")
 def captions(sets: dict[str, list[dict]]) -> list[dict]:
-    return sets["captions"] + sets["sealed"] + sets["captions_2"]
+    return [caption for each in sets.values() for caption in each]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,8 @@ def test_the_files_are_the_frozen_ones():
 
 
 @pytest.mark.parametrize(
-    ("name", "n_captions", "n_panels"), [("captions", 353, 925), ("sealed", 100, 262), ("captions_2", 100, 273)]
+    ("name", "n_captions", "n_panels"),
+    [("captions", 353, 925), ("sealed", 100, 262), ("captions_2", 100, 273), ("sealed_3", 100, 291)],
 )
 def test_there_are_enough_of_every_stratum(sets, name: str, n_captions: int, n_panels: int):
     chosen = sets[name]
