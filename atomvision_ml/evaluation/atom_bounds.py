@@ -10,7 +10,7 @@ taken as known.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from atomvision_ml.images.atom_fit import inverse_diagonal, normal_matrix
 from atomvision_ml.images.columns import Columns, atoms_in_view, columns_in_view, columns_of
 from atomvision_ml.images.stem import Projection, View
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array
 
 Floats = NDArray[np.float64]
 
@@ -49,6 +52,39 @@ def position_bounds(
     Raises:
         ValueError: the dose is not positive.
     """
+    from scipy.spatial import cKDTree
+
+    columns, information = column_information(
+        image,
+        projection,
+        view,
+        mean_detected_e_per_a2=mean_detected_e_per_a2,
+        sigma_angstrom=sigma_angstrom,
+        distance_angstrom=distance_angstrom,
+    )
+    chosen = cKDTree(columns.positions_angstrom).query(np.reshape(columns_angstrom, (-1, 2)))[1]
+    variances = inverse_diagonal(information, (3 * chosen[:, None] + [1, 2]).ravel())
+    return np.sqrt(variances).reshape(-1, 2)
+
+
+def column_information(
+    image: ArrayLike,
+    projection: Projection,
+    view: View,
+    *,
+    mean_detected_e_per_a2: float,
+    sigma_angstrom: float = 0.5,
+    distance_angstrom: float = 1.0,
+    has_tails: bool = False,
+) -> tuple[Columns, csc_array]:
+    """What the counts of an image tell of all columns together: its inverse is the joint bound.
+
+    Args and errors as :func:`position_bounds`; ``has_tails`` as for :func:`normal_matrix`.
+
+    Returns:
+        The n columns that reach into the image, those up to 1 Å outside it included, and the Fisher information
+        (3n, 3n), sparse, of intensity (a factor), x and y in Å of each. It is proportional to the dose.
+    """
     from scipy.sparse import csc_array
     from scipy.spatial import cKDTree
 
@@ -60,11 +96,9 @@ def position_bounds(
     group = cKDTree(columns.positions_angstrom).query(atoms)[1]
     counts_per_unit = mean_detected_e_per_a2 * pixel**2 / clean.mean()
     information = counts_per_unit / np.maximum(clean, _LEAST_SHARE * clean.max())
-    full = normal_matrix(atoms, weights, sigma_angstrom, information, pixel)
+    full = normal_matrix(atoms, weights, sigma_angstrom, information, pixel, has_tails=has_tails)
     joined = csc_array(_rigid(group, weights, len(columns.weights)))
-    chosen = cKDTree(columns.positions_angstrom).query(np.reshape(columns_angstrom, (-1, 2)))[1]
-    variances = inverse_diagonal((joined.T @ full @ joined).tocsc(), (3 * chosen[:, None] + [1, 2]).ravel())
-    return np.sqrt(variances).reshape(-1, 2)
+    return columns, (joined.T @ full @ joined).tocsc()
 
 
 def _seen(

@@ -73,8 +73,7 @@ def _conditions(answers: pl.DataFrame, task: Task) -> dict[str, tuple[pl.Expr, b
     common = {"all": (pl.lit(True), True, False), "unambiguous": (unambiguous, True, False)}
     common["clear"] = (_is_clear(), True, False)
     if "nearest_columns_angstrom" in answers.columns:
-        is_resolvable = unambiguous & (pl.col("nearest_columns_angstrom") >= RESOLVABLE_ANGSTROM)
-        common["resolvable"] = (is_resolvable, True, False)
+        common["resolvable"] = (is_resolvable(), True, False)
     sources = sorted(answers["source"].unique())
     by_source = {source: (pl.col("source") == source, False, False) for source in sources}
     bins = {name: (condition, False, True) for name, condition in _bins(answers).items()}
@@ -90,6 +89,11 @@ def _bins(answers: pl.DataFrame) -> dict[str, pl.Expr]:
                 bins[f"{name}_{low:g}_to_{high:g}"] = (value >= low) & (value < high)
             bins[f"{name}_from_{edges[-1]:g}"] = value >= edges[-1]
     return bins
+
+
+def is_resolvable() -> pl.Expr:
+    """Unambiguous structures whose columns all lie at least 1 Å apart."""
+    return ~pl.col("is_ambiguous") & (pl.col("nearest_columns_angstrom") >= RESOLVABLE_ANGSTROM)
 
 
 def _is_clear() -> pl.Expr:

@@ -33,6 +33,7 @@ Floats = NDArray[np.float64]
 
 _PAIR_SIGMAS = 5.5  # two Gaussians so far apart overlap by 5e-4
 _WINDOW_SIGMAS = 3.2  # product of two Gaussians: its own width is σ/√2
+_WITH_TAILS_SIGMAS = (9.0, 5.0)
 _REACH_SIGMAS = 6.0
 _TABLE_SIGMAS = 9.0  # beyond it a Gaussian is below the rounding of its maximum
 _STRIP_PX = 64
@@ -168,6 +169,8 @@ def normal_matrix(
     sigma_angstrom: float,
     weights: Floats,
     pixel_size_angstrom: float,
+    *,
+    has_tails: bool = False,
 ) -> csc_array:
     """Jᵀ W J of the parameters (a_1, x_1, y_1, a_2, …), sparse (3n, 3n): the Fisher information if W is.
 
@@ -177,18 +180,28 @@ def normal_matrix(
         sigma_angstrom: of the Gaussian.
         weights: [y, x], inverse variances of the pixels.
         pixel_size_angstrom: edge of a pixel.
+        has_tails: whether pairs and pixels count from further away, at some ten times the memory; needed where weights
+            rise as Gaussians fall, and a matrix of many close atoms has to stay positive definite.
     """
     tables = _Tables.of(positions_angstrom, sigma_angstrom, weights.shape, pixel_size_angstrom)
-    return _matrix_of(tables, positions_angstrom, intensities, sigma_angstrom, weights, pixel_size_angstrom)
+    reach = _WITH_TAILS_SIGMAS if has_tails else (_PAIR_SIGMAS, _WINDOW_SIGMAS)
+    return _matrix_of(tables, positions_angstrom, intensities, sigma_angstrom, weights, pixel_size_angstrom, reach)
 
 
 def _matrix_of(
-    tables: _Tables, positions: Floats, intensities: Floats, sigma: float, weights: Floats, pixel: float
+    tables: _Tables,
+    positions: Floats,
+    intensities: Floats,
+    sigma: float,
+    weights: Floats,
+    pixel: float,
+    reach_sigmas: tuple[float, float] = (_PAIR_SIGMAS, _WINDOW_SIGMAS),
 ) -> csc_array:
     from scipy.sparse import coo_array
 
-    i, j = _pairs(positions, _PAIR_SIGMAS * sigma)
-    blocks = _blocks(i, j, positions, intensities, tables, weights, sigma, pixel)
+    i, j = _pairs(positions, reach_sigmas[0] * sigma)
+    half = int(np.ceil(reach_sigmas[1] * sigma / pixel))
+    blocks = _blocks(i, j, positions, intensities, tables, weights, half, pixel)
     other = i != j
     rows = np.concatenate([i, j[other]])[:, None, None] * 3 + np.arange(3)[:, None]
     columns = np.concatenate([j, i[other]])[:, None, None] * 3 + np.arange(3)
@@ -480,11 +493,13 @@ def _blocks(
     intensities: Floats,
     tables: _Tables,
     weights: Floats,
-    sigma: float,
+    half: int,
     pixel: float,
 ) -> Floats:
-    """(pairs, 3, 3): sums over pixels of the weight times the derivatives by (a, x, y) of i and of j."""
-    half = int(np.ceil(_WINDOW_SIGMAS * sigma / pixel))
+    """(pairs, 3, 3): sums over pixels of the weight times the derivatives by (a, x, y) of i and of j.
+
+    Of each pair the window of ``half`` pixels around its middle counts.
+    """
     pad = [(half, half)] * 2
     middle = np.rint((positions[i] + positions[j]) / (2 * pixel)).astype(np.int64)
     middle = np.clip(middle, 0, np.array(weights.shape)[::-1] - 1)
