@@ -33,10 +33,10 @@ ui: $(VENV)/.base $(DAGSTER_HOME)/dagster.yaml ## Dagster's webserver and daemon
 	ATOMVISION_AUTOMATION=RUNNING $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 test: $(VENV)/.dev ## The fast test tiers
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.dev ## Everything, slow proofs included
-	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## Lint, format, import direction, types, definitions
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ R = TypeVar("R")
 
 PROGRESS_LOGGER = "atomvision_assets.store"
 """Work of any asset says here how far it is."""
-STOP_S = 60.0
-"""Time that a process has for leaving its step when it is interrupted; after that it is killed."""
+STOP_S = 5.0
+"""Time that a process has for leaving its step when it is interrupted, before it is asked again."""
+TIMES_ASKED = 6
+"""After that it is killed. Python drops an interrupt that comes while it tidies up an object, so one is not enough."""
 
 
 class LostError(Exception):
@@ -123,16 +126,27 @@ class Crew(Generic[S, R]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        busy = [member for member in self._members if member.item is not None]
         for member in self._members:
-            if member.item is not None and member.process.pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(member.process.pid, signal.SIGINT)
             member.connection.close()
+        for _ in range(TIMES_ASKED):
+            for member in busy:
+                _interrupt(member.process)
+            ends_s = time.monotonic() + STOP_S
+            for member in self._members:
+                member.process.join(max(0.0, ends_s - time.monotonic()))
+            busy = [member for member in busy if member.process.is_alive()]
+            if not busy:
+                break
         for member in self._members:
-            member.process.join(STOP_S)
-            if member.process.is_alive():
-                member.process.kill()
-                member.process.join()
+            member.process.kill()
+            member.process.join()
+
+
+def _interrupt(process: SpawnProcess) -> None:
+    if process.is_alive() and process.pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
 
 
 @contextmanager

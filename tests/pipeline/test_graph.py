@@ -53,7 +53,12 @@ PAPERS = (
 )  # fmt: skip
 """Of the double: a TeX source, pages with images, a PDF alone, a withdrawn one, two versions, no microscopy."""
 EXTERNAL = {LITERATURE_PAPERS, EXPERIMENTS_INBOX, MODELS_DECISIONS}
-READ_WHERE_THERE_IS_SOMETHING = {"experiments/records", "models/training_sets", "models/verdicts"}
+READ_WHERE_THERE_IS_SOMETHING = {
+    "experiments/records",
+    "models/training_sets",
+    "models/verdicts",
+    "catalog/warehouse",
+}
 """The inbox is files; only the lattice's set reads micrographs; nobody has decided anything."""
 SECOND_FINDER = {dg.AssetCheckKey(asset_key_of("literature/papers"), "the_second_finder_agrees")}
 """Asked by a job of its own, which is no part of the demo."""
