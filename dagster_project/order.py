@@ -76,31 +76,29 @@ class _SideBySide:
         self._begin()
 
     def _begin(self) -> None:
-        while self.crew.is_free and (step := next(self._ready(), None)) is not None:
-            self.waiting.remove(step)
+        for step in list(self._ready()):
             if (outcome := self.runner.verdict(step)) is not None:
+                self.waiting.remove(step)
                 self._ended(step, outcome)
-            else:
-                self.crew.start(step)
+                self._begin()
+                return
+            if not self.crew.is_free:
+                return
+            self.waiting.remove(step)
+            self.crew.start(step)
 
     def _ready(self) -> Iterator[Step]:
-        """Steps that wait for none that is running or planned before them, and whose pool nobody is in."""
+        """Steps that wait for none that is running or planned before them."""
         graph = self.runner.definitions.resolve_asset_graph()
         before = list(self.crew.running)
         for step in list(self.waiting):
-            is_alone = not any(_pools(graph, step) & _pools(graph, other) for other in self.crew.running)
-            if is_alone and not any(_must_follow(graph, other, step) for other in before):
+            if not any(_must_follow(graph, other, step) for other in before):
                 yield step
             before.append(step)
 
     def _ended(self, step: Step, outcome: Outcome) -> None:
         self.runner.outcomes[step] = outcome
         self.page.outcome(step, outcome)
-
-
-def _pools(graph: dg.AssetGraph, step: Step) -> set[str]:
-    """Pools of a step. The limit of each is one, as in the instance's defaults: a GPU, or a server that is asked."""
-    return set(graph.get(step.key).pools or ())
 
 
 def _must_follow(graph: dg.AssetGraph, first: Step, then: Step) -> bool:

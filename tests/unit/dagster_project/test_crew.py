@@ -15,7 +15,6 @@ from rich.console import Console
 
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.store import Store
-from atomvision_ml.models.registry import model_names, model_spec
 from atomvision_ml.schemas.vocabulary import TASKS
 from atomvision_ml.settings import Settings, cores
 from dagster_project.crew import PROGRESS_LOGGER, Crew, LostError
@@ -127,14 +126,6 @@ def test_each_step_begins_after_what_it_reads_has_ended(runner: Runner) -> None:
             read = graph.get(key).parent_keys & (keys - {key})
             parted = [name.rpartition("[")[2] for name in names if "[" in name]
             assert not read or len(set(parted)) == 2, names
-
-
-def test_one_training_at_a_time(runner: Runner) -> None:
-    crew = FakeCrew()
-    run_side_by_side(runner, crew, ["2007-01", "2018-03"])
-    trained = {f"models/{name}" for name in model_names() if model_spec(name).kind == "network"}
-    assert all(len(names & trained) <= 1 for names in crew.together)
-    assert any(len(names & trained) == 1 and len(names) == 2 for names in crew.together)
 
 
 def test_the_model_is_retrained_after_its_first_verdict_and_judged_again(runner: Runner) -> None:
