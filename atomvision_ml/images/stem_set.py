@@ -189,9 +189,7 @@ def _workers() -> ThreadPoolExecutor:
     """One thread a core, each with torch on one thread: torch's number of threads belongs to the calling thread."""
     import torch
 
-    return ThreadPoolExecutor(
-        cores(), initializer=torch.set_num_threads, initargs=(1,)
-    )
+    return ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,))
 
 
 @dataclass(frozen=True)
