@@ -238,7 +238,7 @@ def test_home_that_is_not_set_is_explained(tmp_path: Path) -> None:
 
 
 PATIENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 import dagster as dg
 from rich.console import Console
@@ -269,6 +269,7 @@ run.days_of_inbox = lambda inbox, size: []
 partitions = ["prototypes", "c2db", "jarvis_dft_2d"]
 run.plan = lambda *given: [Step("refresh_structures", records.key, partition) for partition in partitions]
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     sys.exit(run.run(run.Options(Size.demo, Arxiv().model_dump()), int(sys.argv[2]), Console()))
 """
 
