@@ -108,23 +108,29 @@ def every_line_of_put_blob():
 
 
 def random_moments():
-    """A child publishes generation after generation; it is killed at a random moment."""
+    """A child publishes generation after generation; it is killed a random while after some of them are out."""
     random.seed(2)
     tables = {str(i): rows(str(i), n_rows=2000 + 500 * i) for i in range(4)}
     publish("0", tables["0"])
     start = time.monotonic()
-    publish("0", tables["0"])
+    publish("1", tables["1"])
     usual_s = time.monotonic() - start
     versions = []
     for number in range(25):
+        out, told = os.pipe()
         pid = os.fork()
         if pid == 0:
             while True:
                 number += 1
                 publish(str(number % 4), tables[str(number % 4)])
-        time.sleep(random.uniform(0.0, 3 * usual_s))
+                os.write(told, b".")
+        os.close(told)
+        for _ in range(random.randrange(3)):
+            assert os.read(out, 1) == b"."
+        time.sleep(random.uniform(0.0, usual_s))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        os.close(out)
         facts = lake.verify(KEY)
         assert facts.n_rows == 2000 + 500 * int(facts.code_version)
         versions.append(facts.code_version)
