@@ -36,7 +36,7 @@ def items_of(holdout: pl.DataFrame, task: str) -> list[Row]:
 
 def judge_items(
     table: Any,
-    judge: Callable[..., list[Row]],
+    judge: Judge,
     rows: Sequence[Row],
     open_blob: OpenBlob,
     processes: int,
@@ -73,7 +73,7 @@ def _compute_alone() -> None:
     threadpool_limits(1)
 
 
-def _judge_chunk(judge: Callable[..., list[Row]], folders: Mapping[str, Path], rows: Sequence[Row]) -> list[Row]:
+def _judge_chunk(judge: Judge, folders: Mapping[str, Path], rows: Sequence[Row]) -> list[Row]:
     reader = ItemReader(folders.__getitem__)
 
     return [answer for row in rows for answer in judge(row, reader)]

@@ -127,14 +127,6 @@ def over_seeds(metrics: pl.DataFrame) -> pl.DataFrame:
     return metrics.group_by(keys, maintain_order=True).agg(*spread, pl.len().alias("n_seeds"))
 
 
-def value_of(metrics: pl.DataFrame, model_id: str, slice_: str, metric: str) -> float | None:
-    """One figure of ``evaluation/metrics``, or None where it is not there."""
-    found = metrics.filter(
-        (pl.col("model_id") == model_id) & (pl.col("slice") == slice_) & (pl.col("metric") == metric)
-    )["value"]
-    return float(found[0]) if len(found) else None
-
-
 @lru_cache(maxsize=64)
 def _weights(n_groups: int, resamples: int, seed: int) -> NDArray[np.uint16]:
     """How often each group is drawn, (resamples, n_groups); the same for the same arguments."""

@@ -70,7 +70,6 @@ class Composite:
     image: np.ndarray
     panels: tuple[TruePanel, ...]
     gutter: Gutter
-    has_letters: bool
 
 
 def draw_composite(random: np.random.Generator, parameters: CompositeParameters = CompositeParameters()) -> Composite:
@@ -97,7 +96,7 @@ def draw_composite(random: np.random.Generator, parameters: CompositeParameters 
         image, panels = _resized(image, panels, float(random.uniform(0.75, 1.4)))
     if random.random() < parameters.jpeg_share:
         image = _compressed(image, int(random.integers(70, 96)))
-    return Composite(image, tuple(panels), gutter, style.letters != "none" and count > 1)
+    return Composite(image, tuple(panels), gutter)
 
 
 def draw_micrograph(

@@ -42,9 +42,6 @@ Row = dict[str, Any]
 PUBLISHED_ACCURACY = 0.8304
 """DenseNet of the paper on its 2,288 test images."""
 
-PUBLISHED_MAJORITY = 0.292
-"""Share of the most frequent of the 9,150 published labels."""
-
 _NAME = re.compile(r"stem_2d_image_bravais_class\.json(?:\.(?:zip|gz))?", re.I)
 _PIXEL_ANGSTROM, _SIZE_PX, _CROP_PX = 0.2, 256, 224
 _ON_AXIS_ANGSTROM = 0.05

@@ -9,7 +9,7 @@ the shortest period; the class of a lattice does not depend on its scale.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -200,8 +200,3 @@ def random_turns(batch: Floats, kind: Inputs, random: np.random.Generator) -> Fl
         if kind == "polar" and random.random() < 0.5:
             drawn[number] = np.roll(drawn[number], ANGLES // 2, axis=-1)
     return drawn
-
-
-def as_input(image: ArrayLike, pixel_size_angstrom: float, kind: Inputs) -> Any:
-    """Input (1, channels, y, x) float32 of one image; errors as :func:`field_of_view`."""
-    return network_input([field_of_view(image, pixel_size_angstrom)], kind)

@@ -25,16 +25,21 @@ def _known(name: str, type_: pa.DataType, description: str, unit: str | None = N
     return Column(name=name, type=type_, nullable=True, unit=unit, description=description)
 
 
-def _length(name: str, type_: pa.DataType, description: str, unit: str | None = None) -> Column:
-    """A positive quantity that may be unknown."""
+def _amount(name: str, type_: pa.DataType, description: str, unit: str | None = None) -> Column:
+    """A quantity that is not negative and may be unknown."""
     return Column(name=name, type=type_, nullable=True, minimum=0, unit=unit, description=description)
 
 
+def _share(name: str, description: str) -> Column:
+    """A number from 0 to 1 that may be unknown."""
+    return Column(name=name, type=F64, nullable=True, minimum=0, maximum=1, description=description)
+
+
 PIXEL_SIZES = (
-    _length("pixel_size_y_nm", F64, "Edge of a pixel along y; null if not calibrated.", "nm"),
-    _length("pixel_size_x_nm", F64, "Edge of a pixel along x; null if not calibrated.", "nm"),
-    _length("reciprocal_pixel_size_y_per_nm", F64, "Edge of a pixel of a diffraction pattern along y.", "1/nm"),
-    _length("reciprocal_pixel_size_x_per_nm", F64, "Edge of a pixel of a diffraction pattern along x.", "1/nm"),
+    _amount("pixel_size_y_nm", F64, "Edge of a pixel along y; null if not calibrated.", "nm"),
+    _amount("pixel_size_x_nm", F64, "Edge of a pixel along x; null if not calibrated.", "nm"),
+    _amount("reciprocal_pixel_size_y_per_nm", F64, "Edge of a pixel of a diffraction pattern along y.", "1/nm"),
+    _amount("reciprocal_pixel_size_x_per_nm", F64, "Edge of a pixel of a diffraction pattern along x.", "1/nm"),
 )
 
 INBOX = Table(
@@ -104,8 +109,8 @@ RECORDS = Table(
         _known("profiles", STRINGS, "Profiles that translated the header."),
         _known("signal_index", I32, "Number of the image within its file, from 0."),
         _known("signal_name", S, "The file's name for the image."),
-        _length("shape_y", I32, "Rows.", "px"),
-        _length("shape_x", I32, "Columns.", "px"),
+        _amount("shape_y", I32, "Rows.", "px"),
+        _amount("shape_x", I32, "Columns.", "px"),
         _known("n_frames", I32, "Frames of the same field."),
         _known("dtype", S, "Number type of the pixels as in the file."),
         _known("quantity", S, "What the pixels measure, e.g. Z or Current."),
@@ -121,8 +126,8 @@ RECORDS = Table(
         _known("detector", S, "Detector or camera."),
         *PIXEL_SIZES,
         _known("calibration_source", S, "Where the pixel size comes from: header, sidecar, scale_bar, lattice, none."),
-        _length("field_of_view_y_nm", F64, "Rows × pixel size.", "nm"),
-        _length("field_of_view_x_nm", F64, "Columns × pixel size.", "nm"),
+        _amount("field_of_view_y_nm", F64, "Rows × pixel size.", "nm"),
+        _amount("field_of_view_x_nm", F64, "Columns × pixel size.", "nm"),
         _known("magnification", F64, "Indicated magnification.", "x"),
         _known("camera_length_mm", F64, "Camera length.", "mm"),
         _known("convergence_semi_angle_mrad", F64, "Convergence semi-angle.", "mrad"),
@@ -225,7 +230,6 @@ MICROGRAPHS = Table(
     ),
 )
 
-# Each owner makes the columns as wanted and enters the table in ALL together with its asset.
 FACETS = Table(
     key="experiments/facets",
     dimension="day",
@@ -236,7 +240,7 @@ FACETS = Table(
     columns=(
         DAY,
         RECORD_ID,
-        _length("spot", I32, "Number of the spot, the strongest is 1; null if there is none."),
+        _amount("spot", I32, "Number of the spot, the strongest is 1; null if there is none."),
         Column(
             name="state",
             type=S,
@@ -247,36 +251,22 @@ FACETS = Table(
         _known("phase", S, "Reference phase of the most probable plane."),
         _known("hkl", INDICES, "Its indices (h, k, l), consistent with those of the image's other spots."),
         _known("family", INDICES, "Name of its family {h, k, l}."),
-        Column(
-            name="probability",
-            type=F64,
-            nullable=True,
-            minimum=0,
-            maximum=1,
-            description="Of that family, or of being no plane of the phases.",
-        ),
+        _share("probability", "Of that family, or of being no plane of the phases."),
         _known("candidates_json", S, "Families by probability, at most five, as JSON."),
-        _length("d_nm", F64, "Measured spacing by the image's calibration.", "nm"),
-        _length("d_uncertainty_nm", F64, "Its standard uncertainty from noise alone.", "nm"),
+        _amount("d_nm", F64, "Measured spacing by the image's calibration.", "nm"),
+        _amount("d_uncertainty_nm", F64, "Its standard uncertainty from noise alone.", "nm"),
         _known("frequency_x", F64, "Place of the spot along x; pixels count as square, of the edge along x.", "1/px"),
         _known("frequency_y", F64, "Place of the spot along y.", "1/px"),
-        _length("snr", F64, "Power over noise."),
+        _amount("snr", F64, "Power over noise."),
         _known("zone_axis_uvw", INDICES, "Direction [u, v, w] along which the crystal is seen."),
-        Column(
-            name="zone_probability",
-            type=F64,
-            nullable=True,
-            minimum=0,
-            maximum=1,
-            description="Of that direction's family.",
-        ),
-        _length("scale", F64, "True pixel size over the given one; in Å where none is given."),
+        _share("zone_probability", "Of that direction's family."),
+        _amount("scale", F64, "True pixel size over the given one; in Å where none is given."),
         _known("is_calibrated", B, "Whether the image has a pixel size."),
         _known("is_phase_declared", B, "Whether the record names a single reference phase."),
-        _length("region_y_px", I32, "First row of the part of the image that was transformed.", "px"),
-        _length("region_x_px", I32, "Its first column.", "px"),
-        _length("region_height_px", I32, "Its height.", "px"),
-        _length("region_width_px", I32, "Its width.", "px"),
+        _amount("region_y_px", I32, "First row of the part of the image that was transformed.", "px"),
+        _amount("region_x_px", I32, "Its first column.", "px"),
+        _amount("region_height_px", I32, "Its height.", "px"),
+        _amount("region_width_px", I32, "Its width.", "px"),
     ),
 )
 
@@ -290,20 +280,20 @@ PARTICLES = Table(
     columns=(
         DAY,
         RECORD_ID,
-        _length("particle", I32, "Number within the image, from 1; null if there is none."),
+        _amount("particle", I32, "Number within the image, from 1; null if there is none."),
         _known("reason", S, "Why there is none."),
-        _length("y_px", F64, "Row of its centre.", "px"),
-        _length("x_px", F64, "Column of its centre.", "px"),
-        _length("area_px", F64, "Projected area of the whole particle.", "px2"),
-        _length("area_nm2", F64, "Projected area; null if not calibrated.", "nm2"),
-        _length("equivalent_diameter_nm", F64, "Diameter of the disc of equal area.", "nm"),
-        _length("major_px", F64, "Major axis of the ellipse of equal second moments.", "px"),
-        _length("minor_px", F64, "Its minor axis.", "px"),
+        _amount("y_px", F64, "Row of its centre.", "px"),
+        _amount("x_px", F64, "Column of its centre.", "px"),
+        _amount("area_px", F64, "Projected area of the whole particle.", "px2"),
+        _amount("area_nm2", F64, "Projected area; null if not calibrated.", "nm2"),
+        _amount("equivalent_diameter_nm", F64, "Diameter of the disc of equal area.", "nm"),
+        _amount("major_px", F64, "Major axis of the ellipse of equal second moments.", "px"),
+        _amount("minor_px", F64, "Its minor axis.", "px"),
         _known("orientation_deg", F64, "Direction of the major axis, counter-clockwise from x.", "deg"),
-        _length("aspect_ratio", F64, "Major over minor axis."),
-        _length("circularity", F64, "4π·area/perimeter²; 1 for a disc."),
-        _length("solidity", F64, "Area over that of the convex hull."),
-        _length("extent", F64, "Area over that of the smallest rectangle around it."),
+        _amount("aspect_ratio", F64, "Major over minor axis."),
+        _amount("circularity", F64, "4π·area/perimeter²; 1 for a disc."),
+        _amount("solidity", F64, "Area over that of the convex hull."),
+        _amount("extent", F64, "Area over that of the smallest rectangle around it."),
         _known("touches_border", B, "Whether the image cuts it."),
         _known("is_overlapped", B, "Whether it was cut from others."),
         _known("is_completed", B, "Whether an ellipse stands for what others cover of it."),
@@ -334,14 +324,7 @@ FINDINGS = Table(
             nullable=True,
             description="Whether a statistic of the image is outside the range of the training images.",
         ),
-        Column(
-            name="typicality",
-            type=F64,
-            nullable=True,
-            minimum=0,
-            maximum=1,
-            description="Share of the training images that are at least as unusual.",
-        ),
+        _share("typicality", "Share of the training images that are at least as unusual."),
         Column(name="warnings", type=STRINGS, description="Which statistics are outside."),
     ),
 )
@@ -355,7 +338,7 @@ MATCHED_PAIRS = Table(
     columns=(
         RECORD_ID,
         Column(name="day", type=S, description="Day on which the micrograph was received."),
-        _length("rank", I32, "1 is the most alike."),
+        _amount("rank", I32, "1 is the most alike."),
         _known("crystal", S, "Slab of structures.slabs, or a reference phase with its zone axis."),
         _known("formula", S, "Its formula."),
         _known("source", S, "Where the crystal comes from."),
@@ -367,8 +350,8 @@ MATCHED_PAIRS = Table(
             maximum=1.000001,
             description="Correlation coefficient of the pixels, simulated against measured, in the best pose.",
         ),
-        _length("scale", F64, "Picture over crystal: a wrong pixel size, or drift."),
-        _length("anisotropy", F64, "Largest over smallest principal stretch, less 1, of picture against crystal."),
+        _amount("scale", F64, "Picture over crystal: a wrong pixel size, or drift."),
+        _amount("anisotropy", F64, "Largest over smallest principal stretch, less 1, of picture against crystal."),
         _known("zone_axis", S, "Zone axis of the declared phase, where one stands out."),
         _known("summary_json", S, "What was measured in the micrograph, as JSON."),
         _known("reason", S, "Why there is no pair."),
