@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atomvision_ml.catalog.export import Format
-from atomvision_ml.cli.output import output_stream
+from atomvision_ml.cli.output import failed, output_stream
 
 if TYPE_CHECKING:
     from atomvision_ml.literature.double.corpus_reader import Corpus
@@ -65,7 +65,7 @@ def serve_double(
             sys.stdout.flush()
             signal.sigwait(ends)
     except (OSError, ValueError) as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error)) from None
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
 
@@ -101,7 +101,7 @@ def smoke(
                 line = f"{'ok  ' if probe.passed else 'FAIL'} {probe.duration_s:6.1f} s  {probe.name}: {probe.said}"
                 typer.echo(json.dumps(asdict(probe)) if as_json else line)
     except (OSError, ValueError) as error:
-        raise _failed(str(error), code=2) from None
+        raise failed(str(error), code=2) from None
     if not passed:
         raise typer.Exit(1)
 
@@ -136,7 +136,7 @@ def compare(
                 line = f"{month}: {said}{''.join(f' {name}' for name in found.missing)}"
                 typer.echo(json.dumps(asdict(found)) if as_json else line)
     except (OSError, ValueError, LiteratureError) as error:
-        raise _failed(str(error), code=2) from None
+        raise failed(str(error), code=2) from None
     if n_missing:
         raise typer.Exit(1)
 
@@ -152,15 +152,15 @@ def export(
     from atomvision_ml.storage.lake import Lake
 
     if form == "parquet" and out is None and sys.stdout.isatty():
-        raise _failed("Parquet is binary: redirect the output to a file, or use --out FILE")
+        raise failed("Parquet is binary: redirect the output to a file, or use --out FILE")
     lake = Lake.from_settings()
     try:
         with output_stream(out) as stream:
             write_links(lake, form, stream)
     except NotPublishedError:
-        raise _failed(f"no list of figures in {lake.root}: run the job export_literature first") from None
+        raise failed(f"no list of figures in {lake.root}: run the job export_literature first") from None
     except OSError as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error)) from None
 
 
 def _corpus(folder: Path | None, until: datetime | None) -> Corpus:
@@ -215,8 +215,3 @@ def _transport(patience: TransportParameters) -> Transport:
     from atomvision_ml.settings import settings
 
     return Transport(patience, settings().requests_folder(), importlib.metadata.version("atomvision"))
-
-
-def _failed(message: str, code: int = 1) -> typer.Exit:
-    typer.echo(f"error: {message}", err=True)
-    return typer.Exit(code)

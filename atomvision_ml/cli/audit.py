@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from atomvision_ml.cli.output import failed
+
 
 def audit(
     images: Annotated[
@@ -46,8 +48,7 @@ def audit(
             rotation_deg=rotation_deg,
         )
     except ForeignAuditError as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise failed(str(error), code=2) from error
     for result in report:
         typer.echo(json.dumps(result.as_dict()) if as_json else result.line())
     if any(result.passed is False for result in report):

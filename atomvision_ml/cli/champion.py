@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atomvision_ml.cli.output import failed
+
 if TYPE_CHECKING:
     from atomvision_ml.evaluation.decisions import Decision
 
@@ -27,7 +29,7 @@ def list_() -> None:
     try:
         rows = Lake.from_settings().scan(MODELS_CHAMPIONS).collect().to_dicts()
     except NotPublishedError as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error)) from None
     for row in rows:
         since = f" since {row['since']:%Y-%m-%d %H:%M} UTC" if row["since"] else ""
         typer.echo(f"{row['task']}: {row['model_id'] or 'nobody'}{since}\n  {row['reason']}")
@@ -54,12 +56,7 @@ def _decide(decision: Decision, task: str, model_id: str, reason: str, by: str |
         lake = Lake.from_settings()
         row = record_decision(lake, decision, task, model_id, reason=reason, decided_by=by or getpass.getuser())
     except (DecisionError, PublicationRefusedError, OSError) as error:
-        raise _failed(str(error)) from None
+        raise failed(str(error)) from None
     typer.echo(f"{row['decided_by']}: {decision} {model_id}, kept in models.decisions")
     typer.echo("It takes effect when models/verdicts and models/champions are made next: by the automation, or now by")
     typer.echo("dagster asset materialize -w workspace.yaml --select models/verdicts,models/champions")
-
-
-def _failed(message: str) -> typer.Exit:
-    typer.echo(f"error: {message}", err=True)
-    return typer.Exit(1)

@@ -175,12 +175,13 @@ def doctor(
 def _print_table(findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     colours = {"ok": "green", "note": "yellow", "missing": "red"}
     table = Table(box=None)
     for heading in ("", "what", "state", "to mend it"):
         table.add_column(heading, overflow="fold")
     for finding in findings:
-        colour = colours[finding.state]
-        table.add_row(f"[{colour}]{finding.state}[/]", finding.subject, finding.detail, finding.remedy)
-    Console().print(table)
+        state = Text(finding.state, style=colours[finding.state])
+        table.add_row(state, finding.subject, finding.detail, finding.remedy)
+    Console(markup=False).print(table)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atomvision_ml.cli.output import failed
 from atomvision_ml.cli.record import parsed
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ def add(
     from atomvision_ml.experiments.record import SidecarError, checked_values, read_sidecar, sidecar_path, write_sidecar
     from atomvision_ml.storage.files import replacing
 
-    target = _folder() / folder
+    target = _target(folder)
+    sidecars = {sidecar_path(file) for file in files}
+    files = [file for file in files if file not in sidecars]
     try:
         given = checked_values(parsed(set_ or []), "--set")
         told = [read_sidecar(sidecar_path(file)) | given for file in files]
@@ -46,16 +49,20 @@ def add(
                     shutil.copyfile(file, aside)
             typer.echo(target / file.name)
     except (SidecarError, OSError) as error:
-        _fail(str(error))
+        raise failed(str(error)) from error
 
 
 def _refuse_replacing(files: list[Path], target: Path) -> None:
+    from collections import Counter
+
     from atomvision_ml.storage.blobs import file_sha256
 
+    if repeated := [name for name, count in Counter(file.name for file in files).items() if count > 1]:
+        raise failed(f"several files of the name {repeated[0]}: add them one by one, each with a --folder of its own")
     for file in files:
         there = target / file.name
         if there.exists() and file_sha256(there) != file_sha256(file):
-            _fail(f"{there} is another file of this name: rename yours, or choose another --folder")
+            raise failed(f"{there} is another file of this name: rename yours, or choose another --folder")
 
 
 @app.command()
@@ -94,9 +101,18 @@ def reconsider(
     store = _store()
     rejected = {place for place, entry in store.entries().items() if entry.state == "rejected"}
     if unknown := sorted(set(places or []) - rejected):
-        _fail(f"not among the rejected files: {', '.join(unknown)}")
+        raise failed(f"not among the rejected files: {', '.join(unknown)}")
     store.reconsider(places or rejected)
     typer.echo(f"{len(places or rejected)} files are offered again")
+
+
+def _target(folder: str) -> Path:
+    """A folder within the inbox."""
+    inbox = _folder()
+    target = (inbox / folder).resolve()
+    if not target.is_relative_to(inbox):
+        raise typer.BadParameter(f"{folder} is not within the inbox, {inbox}", param_hint="--folder")
+    return target
 
 
 def _folder() -> Path:
@@ -104,7 +120,7 @@ def _folder() -> Path:
 
     url = settings().inbox_url()
     if url.startswith("s3://"):
-        _fail(f"the inbox is {url}: upload to it with a client of S3")
+        raise failed(f"the inbox is {url}: upload to it with a client of S3")
     return Path(url)
 
 
@@ -113,8 +129,3 @@ def _store() -> LedgerStore:
     from atomvision_ml.settings import settings
 
     return LedgerStore(settings().inbox_ledger_path())
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
-    raise typer.Exit(1)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from atomvision_ml.cli.output import check_positive, failed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,9 +61,9 @@ def look(
         _write(page, values, found, record, phases, materials)
         _export(export or [], pixels, record, found)
     except RejectedError as error:
-        _fail(f"{file}: {error.reason}")
+        raise failed(f"{file}: {error.reason}") from error
     except (SidecarError, ExportError, OSError, ValueError) as error:
-        _fail(f"{file}: {error}")
+        raise failed(f"{file}: {error}") from error
     if as_json:
         typer.echo(json.dumps({"image": str(file), "page": str(page), **found.summary()}))
     else:
@@ -72,8 +74,8 @@ def _check_options(phases: Sequence[str], exports: Sequence[Path], pixel_size_an
     from atomvision_ml.experiments.exports import COLUMN_SUFFIXES, IMAGE_SUFFIXES
     from atomvision_ml.experiments.reference_phases import reference_phases
 
-    if pixel_size_angstrom is not None and not 0 < pixel_size_angstrom < float("inf"):
-        raise typer.BadParameter(f"{pixel_size_angstrom} is not positive", param_hint="--pixel-size-angstrom")
+    if pixel_size_angstrom is not None:
+        check_positive(pixel_size_angstrom, "--pixel-size-angstrom")
     known, suffixes = [*reference_phases(), "all"], (*IMAGE_SUFFIXES, *COLUMN_SUFFIXES)
     unknown = sorted(set(phases) - set(known))
     if unknown:
@@ -183,7 +185,7 @@ def _print(page: Path, found: Analysis) -> None:
     if found.lattice is not None:
         (a, b, angle), (da, db, dangle) = found.lattice.parameters
         unit = found.unit
-        name = said["zone_axis"] or f"{found.lattice.lattice} lattice as it lies in the image"
+        name = said["zone_axis"] or f"{found.lattice.lattice} lattice"
         typer.echo(
             f"{name}: a = {a:.4f} ± {da:.4f} {unit}, b = {b:.4f} ± {db:.4f} {unit}, γ = {angle:.2f} ± {dangle:.2f}°"
         )
@@ -199,8 +201,3 @@ def _print(page: Path, found: Analysis) -> None:
     for note in found.notes:
         typer.echo(f"note: {note}")
     typer.echo(str(page))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
-    raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Where a subcommand writes: standard output, or a file that is there only when it is whole."""
+"""What subcommands share: where they write, and how they say what is wrong."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+import typer
 
 from atomvision_ml.storage.files import replacing
 
@@ -19,3 +21,15 @@ def output_stream(out: Path | None) -> Iterator[BinaryIO]:
         return
     with replacing(out) as aside, aside.open("wb") as stream:
         yield stream
+
+
+def failed(message: str, code: int = 1) -> typer.Exit:
+    """Say on standard error why the command fails; what to raise then."""
+    typer.echo(f"Error: {message}", err=True)
+    return typer.Exit(code)
+
+
+def check_positive(value: float, option: str) -> None:
+    """Raises typer.BadParameter unless the option's value is positive and finite."""
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"{value} is not positive", param_hint=option)

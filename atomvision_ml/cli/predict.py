@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from atomvision_ml.cli.output import check_positive
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -28,6 +30,15 @@ Model = Annotated[
     str | None, typer.Option(help="Name of a released model, NAME@VERSION of the data root, or a checkpoint folder.")
 ]
 Overlay = Annotated[Path | None, typer.Option(help="Folder for a picture per image with the result drawn in.")]
+ScanDistortion = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=10,
+        help="Strain in percent (standard deviation) that the scan may add to the crystal: 0 for a simulated image, "
+        "about 1 for a micrograph, whose lattice would be oblique otherwise.",
+    ),
+]
 Output = Annotated[Path, typer.Option(help="Folder for an image (tif) per image.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line and image, in the order given.")]
 
@@ -43,22 +54,28 @@ def lattice(
     images: Images,
     pixel_size_angstrom: PixelSize,
     model: Model = None,
+    scan_distortion_percent: ScanDistortion = 0.0,
     overlay: Overlay = None,
     as_json: AsJson = False,
 ) -> None:
     """Bravais class, probabilities and, where the model gives them, reduced primitive lattice vectors."""
     chosen = _chosen(model, "lattice")
+    if scan_distortion_percent and not chosen.spec.takes_scan_distortion:
+        _refuse(f"{chosen.name} does not allow for it", "--scan-distortion-percent")
 
     def predict(image: np.ndarray, stem: str) -> Said:
         from atomvision_ml.evaluation.gallery.pictures import image_picture
+        from atomvision_ml.models.lattice_classes import strains_percent
 
-        found = chosen(image, pixel_size_angstrom)
+        found = chosen(image, pixel_size_angstrom, scan_distortion_percent=scan_distortion_percent)
         vectors, errors = (getattr(found, f"{name}_angstrom", None) for name in ("lattice_vectors", "uncertainties"))
         said = {
             "lattice": found.lattice,
             "probabilities": found.probabilities,
             "lattice_vectors_angstrom": None if vectors is None else vectors.tolist(),
             "lattice_vector_uncertainties_angstrom": None if errors is None else errors.tolist(),
+            "strain_percent": strains_percent(vectors),
+            "scan_distortion_percent": scan_distortion_percent,
             "model": found.model,
         }
         return said, partial(image_picture, image, pixel_size_angstrom, vectors)
@@ -262,8 +279,7 @@ def _run(
     as_json: bool,
 ) -> None:
     """One line an image, in order; an unreadable or unsuited one gets its error, and the exit code is then 1."""
-    if not 0 < pixel_size_angstrom < float("inf"):
-        _refuse(f"{pixel_size_angstrom} is not positive", "--pixel-size-angstrom")
+    check_positive(pixel_size_angstrom, "--pixel-size-angstrom")
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
     has_failed = False
@@ -341,7 +357,22 @@ def _lattice_line(said: dict[str, Any]) -> str:
     a, b = (float(np.hypot(*vector)) for vector in said["lattice_vectors_angstrom"])
     (ax, ay), (bx, by) = said["lattice_vectors_angstrom"]
     angle = float(np.degrees(np.arccos(np.clip((ax * bx + ay * by) / (a * b), -1, 1))))
-    return f"{start}, a = {a:.4f} Å, b = {b:.4f} Å, γ = {angle:.2f}°  [{said['model']}]"
+    cell = f"{start}, a = {a:.4f} Å, b = {b:.4f} Å, γ = {angle:.2f}°{_within_reach(said)}"
+    return f"{cell}  [{said['model']}]"
+
+
+def _within_reach(said: dict[str, Any]) -> str:
+    """A word on a more symmetric class that an ordinary scan's distortion would hide, if none was allowed for."""
+    from atomvision_ml.models.lattice_classes import SCAN_DISTORTION_PERCENT
+    from atomvision_ml.structures.lattice import SYMMETRY_ORDER
+
+    strains = said["strain_percent"]
+    higher = [name for name in strains if SYMMETRY_ORDER[name] > SYMMETRY_ORDER[said["lattice"]]]
+    near = [name for name in higher if strains[name] < 2 * SCAN_DISTORTION_PERCENT]
+    if said["scan_distortion_percent"] or not near:
+        return ""
+    name = max(near, key=SYMMETRY_ORDER.__getitem__)
+    return f" ({name} but for {strains[name]:.1f} % of strain: see --scan-distortion-percent)"
 
 
 def _atoms_line(said: dict[str, Any]) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from atomvision_ml.cli.output import failed
 
 if TYPE_CHECKING:
     from atomvision_ml.experiments.record import Record
@@ -55,9 +57,9 @@ def record(
         if given:
             write_sidecar(sidecar_path(file), before | given, records[0].model_dump())
     except RejectedError as error:
-        _fail(f"{file}: {error.reason}")
+        raise failed(f"{file}: {error.reason}") from error
     except (SidecarError, ProfileError, OSError) as error:
-        _fail(str(error))
+        raise failed(str(error)) from error
     _show(records)
     if given:
         typer.echo(f"{sidecar_path(file)}: {len(before | given)} fields")
@@ -125,10 +127,10 @@ def _show(records: Sequence[Record]) -> None:
             table.add_row(name, _told(value, unit_of(name)))
         elif name in first.missing_fields:
             table.add_row(name, "missing", style="red")
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     for warning in first.warnings:
-        console.print(f"warning: {warning}", markup=False)
+        console.print(f"warning: {warning}")
 
 
 def _told(value: Any, unit: str) -> str:
@@ -142,8 +144,3 @@ def _print_schema() -> None:
     from atomvision_ml.experiments.profiles import sidecar_schema
 
     typer.echo(json.dumps(sidecar_schema(), indent=2, ensure_ascii=False))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
-    raise typer.Exit(1)

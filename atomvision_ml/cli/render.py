@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
+
+from atomvision_ml.cli.output import check_positive, failed
 
 
 def render(
@@ -51,9 +53,9 @@ def render(
         )
         write_image(out, image, pixel_size_angstrom)
     except (ImageFileError, StructureFileError) as error:
-        _fail(str(error))
+        raise failed(str(error)) from error
     except ValueError as error:
-        _fail(f"{structure}: {error}")
+        raise failed(f"{structure}: {error}") from error
     typer.echo(f"{out}: {size} × {size} px, {size * pixel_size_angstrom:.6g} Å, {atoms.get_chemical_formula()}")
 
 
@@ -64,12 +66,5 @@ def _check_options(out: Path, *, size: int, pixel_size_angstrom: float, sigma_an
         raise typer.BadParameter(f"{out}: the suffix must be one of {', '.join(SUFFIXES)}", param_hint="--out")
     if not 1 <= size <= 16384:
         raise typer.BadParameter(f"{size} is not between 1 and 16384", param_hint="--size")
-    if not 0 < pixel_size_angstrom < float("inf"):
-        raise typer.BadParameter(f"{pixel_size_angstrom} is not positive", param_hint="--pixel-size-angstrom")
-    if not 0 < sigma_angstrom < float("inf"):
-        raise typer.BadParameter(f"{sigma_angstrom} is not positive", param_hint="--sigma-angstrom")
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"Error: {message}", err=True)
-    raise typer.Exit(1)
+    check_positive(pixel_size_angstrom, "--pixel-size-angstrom")
+    check_positive(sigma_angstrom, "--sigma-angstrom")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from atomvision_ml.catalog.export import Format, export
-from atomvision_ml.cli.output import output_stream
+from atomvision_ml.cli.output import failed, output_stream
 
 
 def sql(
@@ -27,7 +27,7 @@ def sql(
     from atomvision_ml.storage.lake import Lake
 
     if form == "parquet" and out is None and sys.stdout.isatty():
-        raise _failed("Parquet is binary: redirect the output to a file, or use --out FILE")
+        raise failed("Parquet is binary: redirect the output to a file, or use --out FILE")
     try:
         with ask(Lake.from_settings(), query) as result, output_stream(out) as stream:
             export(result, form, stream)
@@ -35,9 +35,4 @@ def sql(
         sys.stderr.close()
         raise typer.Exit(0) from None
     except (duckdb.Error, QueryRefusedError, OSError) as error:
-        raise _failed(" ".join(str(error).split("\n\n")[0].split())) from None
-
-
-def _failed(message: str) -> typer.Exit:
-    typer.echo(f"error: {message}", err=True)
-    return typer.Exit(1)
+        raise failed(" ".join(str(error).split("\n\n")[0].split())) from None

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from atomvision_ml.cli.output import failed
+
 
 def tables(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
@@ -25,8 +27,7 @@ def tables(
             typer.echo(f"built {warehouse_path(lake)}", err=True)
         rows = table_rows(lake)
     except OSError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise failed(str(error)) from None
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False, indent=1))
         return

@@ -53,6 +53,27 @@ def test_another_file_of_the_same_name_is_not_replaced(root: Path, tmp_path: Pat
     assert (root / "inbox" / "files" / "image.mrc").read_bytes() == b"first"
 
 
+def test_files_of_one_name_and_folders_outside_the_inbox_are_refused(root: Path, tmp_path: Path) -> None:
+    images = [tmp_path / name / "image.mrc" for name in "ab"]
+    for image in images:
+        image.parent.mkdir()
+        image.write_bytes(image.parent.name.encode())
+    code, said = run("add", *map(str, images))
+    assert code == 1
+    assert "several files of the name image.mrc" in said
+    assert run("add", str(images[0]), "--folder", "../elsewhere")[0] == 2
+    assert not (root / "inbox").exists()
+
+
+def test_a_sidecar_that_is_given_too_goes_with_its_file(root: Path, tmp_path: Path) -> None:
+    image, sidecar = tmp_path / "image.mrc", tmp_path / "image.mrc.meta.yaml"
+    image.write_bytes(b"pixels")
+    sidecar.write_text("sample_id: A")
+    assert run("add", str(sidecar), str(image), "--set", "operator=B")[0] == 0
+    (told,) = (root / "inbox" / "files").glob("*.yaml")
+    assert yaml.safe_load(told.read_text()) == {"sample_id": "A", "operator": "B"}
+
+
 def test_a_field_that_the_record_lacks_copies_nothing(root: Path, tmp_path: Path) -> None:
     image = tmp_path / "image.mrc"
     image.write_bytes(b"pixels")

@@ -82,7 +82,7 @@ def test_an_error_is_one_line(root: Path, query: str, says: str, monkeypatch: py
     assert done.exit_code == 1
     assert done.stdout == ""
     message = done.stderr
-    assert message.startswith("error: ")
+    assert message.startswith("Error: ")
     assert message.count("\n") == 1
     assert says in message
 
