@@ -326,36 +326,29 @@ ORDER BY book.number
 """,
 )
 
+_OF_RECORD = (
+    "day", "record_id", "place", "received_at", "acquired_at", "operator", "instrument_name", "technique",
+    "imaging_mode", "acceleration_voltage_kv", "sample_id", "material_formula", "label_lattice", "field_of_view_y_nm",
+    "field_of_view_x_nm", "calibration_source", "missing_fields", "warnings", "licence",
+)  # fmt: skip
+_OF_MICROGRAPH = (
+    "is_calibrated", "pixel_size_y_nm", "pixel_size_x_nm", "shape_y", "shape_x", "n_frames", "noise", "snr", "focus",
+    "astigmatism", "clipped_share", "blob",
+)  # fmt: skip
+
 EXPERIMENTS_IMAGES = View(
     name="experiments.images",
     description="Every accepted micrograph: its origin, what it shows, how it is calibrated and how good it is.",
     bases=("experiments/records", "experiments/micrographs"),
-    columns=(
-        *_columns_of(
-            RECORDS,
-            "day", "record_id", "place", "received_at", "acquired_at", "operator", "instrument_name", "technique",
-            "imaging_mode", "acceleration_voltage_kv", "sample_id", "material_formula", "label_lattice",
-            "field_of_view_y_nm", "field_of_view_x_nm", "calibration_source", "missing_fields", "warnings", "licence",
-        ),
-        *_columns_of(
-            MICROGRAPHS,
-            "is_calibrated", "pixel_size_y_nm", "pixel_size_x_nm", "shape_y", "shape_x", "n_frames", "noise", "snr",
-            "focus", "astigmatism", "clipped_share", "blob",
-        ),
-    ),
-    sql="""
-SELECT record.day, record.record_id, record.place, record.received_at, record.acquired_at, record.operator,
-       record.instrument_name, record.technique, record.imaging_mode, record.acceleration_voltage_kv,
-       record.sample_id, record.material_formula, record.label_lattice, record.field_of_view_y_nm,
-       record.field_of_view_x_nm, record.calibration_source, record.missing_fields, record.warnings, record.licence,
-       image.is_calibrated, image.pixel_size_y_nm, image.pixel_size_x_nm, image.shape_y, image.shape_x,
-       image.n_frames, image.noise, image.snr, image.focus, image.astigmatism, image.clipped_share, image.blob
+    columns=(*_columns_of(RECORDS, *_OF_RECORD), *_columns_of(MICROGRAPHS, *_OF_MICROGRAPH)),
+    sql=f"""
+SELECT {", ".join(f"record.{name}" for name in _OF_RECORD)}, {", ".join(f"image.{name}" for name in _OF_MICROGRAPH)}
 FROM experiments.records AS record
 JOIN experiments.micrographs AS image ON image.receipt_id = record.receipt_id
 WHERE record.state = 'accepted'
 ORDER BY record.received_at, record.place, record.record_id
 """,
-)  # fmt: skip
+)
 
 VIEWS = (
     LEADERBOARD,

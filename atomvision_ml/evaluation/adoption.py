@@ -17,6 +17,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.models.training_run import experimental_items
+from atomvision_ml.schemas.tables.evaluation import EXPERIMENTAL_HOLDOUT
 from atomvision_ml.schemas.vocabulary import EXPERIMENTS
 
 Row = dict[str, Any]
@@ -154,17 +155,4 @@ def adopt(
 def holdout_rows(training_set: pl.DataFrame) -> Sequence[Row]:
     """Rows of ``evaluation/experimental_holdout``: the experimental images of the test split, each as it was taken."""
     test = experimental_items(training_set).filter(pl.col("split") == "test").sort("item_id")
-    columns = (
-        "item_id",
-        "task",
-        "image_id",
-        "source",
-        "split_group",
-        "blob",
-        "index",
-        "pixel_size_angstrom",
-        "bravais_lattice",
-        "is_ambiguous",
-        "original_filename",
-    )
-    return test.select(columns).to_dicts()
+    return test.select([column.name for column in EXPERIMENTAL_HOLDOUT.columns]).to_dicts()

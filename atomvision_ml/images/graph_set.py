@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +23,8 @@ from numpy.typing import NDArray
 from atomvision_ml.images.atom_graphs import AtomGraphs, GraphParameters, build_graphs
 from atomvision_ml.images.audits import AuditResult
 from atomvision_ml.images.columns import nearest_columns_angstrom
+from atomvision_ml.images.stem import torch_pool
 from atomvision_ml.images.stem_set import StemSet
-from atomvision_ml.settings import cores
 from atomvision_ml.storage.files import replacing
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def write_graph_set(
     _begin(work, _identity(identity, images, chosen))
     shards = [range(start, min(start + SHARD_IMAGES, len(images))) for start in range(0, len(images), SHARD_IMAGES)]
     rows: list[dict[str, Any]] = []
-    with _workers() as pool:
+    with torch_pool() as pool:
         tasks = [pool.submit(_make_shard, work, images, shard, chosen) for shard in shards]
         try:
             for task in tasks:
@@ -170,14 +169,6 @@ def _begin(work: Path, identity: str) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     manifest.write_text(json.dumps({"identity": identity}))
-
-
-def _workers() -> ThreadPoolExecutor:
-    """One thread a core, each with torch on one thread."""
-    import torch
-
-    count = cores()
-    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _make_shard(work: Path, images: StemSet, shard: range, parameters: GraphParameters) -> list[dict[str, Any]]:

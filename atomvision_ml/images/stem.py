@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atomvision_ml.settings import cores
 from atomvision_ml.structures.lattice import reduce_cell
 
 if TYPE_CHECKING:
@@ -587,3 +589,10 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(former)
+
+
+def torch_pool() -> ThreadPoolExecutor:
+    """One thread a core, each with torch on one thread: torch's number of threads belongs to the calling thread."""
+    import torch
+
+    return ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,))

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,9 +32,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from atomvision_ml.images.columns import Columns, atoms_in_view, column_mask, columns_in_view, columns_of, field_corners
-from atomvision_ml.images.stem import Projection, StemParameters, View, project, render_batch, torch_threads
+from atomvision_ml.images.stem import Projection, StemParameters, View, project, render_batch, torch_pool, torch_threads
 from atomvision_ml.schemas.tables.images import ATOM, COLUMN, STEM
-from atomvision_ml.settings import cores
 from atomvision_ml.storage.blobs import file_sha256
 from atomvision_ml.storage.files import replacing, write_whole
 
@@ -158,7 +157,7 @@ def write_stem_set(
     missing = work.keep_verified(shards)
     group = _create_group(work.zarr, todo, parameters, source)
     done = len(todo) - sum(len(shard) for shard in missing)
-    with torch_threads(1), _workers() as pool:
+    with torch_threads(1), torch_pool() as pool:
         tasks = {pool.submit(_make_shard, work, group, shard, todo, parameters, source): shard for shard in missing}
         try:
             for task in as_completed(tasks):
@@ -183,13 +182,6 @@ def _identity(slabs: pl.DataFrame, parameters: StemParameters, source: str) -> s
     for slab in slabs.filter(pl.col("status") == "accepted").select(*_INPUTS, *_LABELS).sort("slab_id").iter_rows():
         digest.update(json.dumps(slab).encode())
     return digest.hexdigest()
-
-
-def _workers() -> ThreadPoolExecutor:
-    """One thread a core, each with torch on one thread: torch's number of threads belongs to the calling thread."""
-    import torch
-
-    return ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,))
 
 
 @dataclass(frozen=True)
