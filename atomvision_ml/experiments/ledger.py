@@ -38,7 +38,7 @@ class InboxRules(BaseModel):
     partner_wait_s: float = Field(default=600.0, ge=0, description="Time that an .emi waits for its .ser.")
     maximum_new: int = Field(default=500, ge=1, description="Files entered or changed per tick; the rest wait.")
     batch_size: int = Field(default=100, ge=1, description="Files of one run.")
-    maximum_batches: int = Field(default=3, ge=1, description="Runs started per tick.")
+    maximum_batches: int = Field(default=2, ge=1, description="Runs started per tick.")
     maximum_open: int = Field(default=10, ge=1, description="Runs that wait or work at a time.")
     claim_s: float = Field(default=3600.0, gt=0, description="Time after which a run's files are offered again.")
     pause_s: float = Field(
