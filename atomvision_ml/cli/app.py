@@ -14,6 +14,7 @@ from atomvision_ml.cli.champion import app as champion
 from atomvision_ml.cli.doctor import doctor
 from atomvision_ml.cli.inbox import app as inbox
 from atomvision_ml.cli.look import look
+from atomvision_ml.cli.output import failed
 from atomvision_ml.cli.predict import app as predict
 from atomvision_ml.cli.record import record
 from atomvision_ml.cli.render import render
@@ -32,6 +33,15 @@ app.add_typer(inbox, name="inbox")
 @app.callback()
 def _root() -> None:
     """AtomVision: structures, images, models and numbers of atomic-resolution microscopy."""
+    from pydantic import ValidationError
+
+    from atomvision_ml.settings import settings
+
+    try:
+        settings()
+    except ValidationError as error:
+        wrong = [f"ATOMVISION_{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
+        raise failed("; ".join(wrong), code=2) from None
 
 
 def main() -> None:

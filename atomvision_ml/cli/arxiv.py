@@ -122,8 +122,8 @@ def compare(
     from atomvision_ml.storage.lake import Lake
 
     chosen = settings()
-    lake = Lake.from_settings()
     try:
+        lake = Lake.from_settings()
         patience = TransportParameters(contact=_contact(chosen.contact), interval_s=chosen.arxiv_interval_s)
         parameters = FinderParameters(base_url=chosen.arxiv_api_url, categories=categories_of(chosen.arxiv_set))
         known = {month: _abstracts(lake, month) for month in months}
@@ -153,12 +153,11 @@ def export(
 
     if form == "parquet" and out is None and sys.stdout.isatty():
         raise failed("Parquet is binary: redirect the output to a file, or use --out FILE")
-    lake = Lake.from_settings()
     try:
         with output_stream(out) as stream:
-            write_links(lake, form, stream)
-    except NotPublishedError:
-        raise failed(f"no list of figures in {lake.root}: run the job export_literature first") from None
+            write_links(Lake.from_settings(), form, stream)
+    except NotPublishedError as error:
+        raise failed(f"{error}, by the job export_literature") from None
     except OSError as error:
         raise failed(str(error)) from None
 

@@ -23,12 +23,13 @@ By = Annotated[str | None, typer.Option("--by", help="Who decides; by default th
 @app.command("list")
 def list_() -> None:
     """The champion of each task, since when, and the newest verdict; the whole story is the view models.story."""
+    from atomvision_ml.storage.errors import NotPublishedError
     from atomvision_ml.storage.keys import MODELS_CHAMPIONS
-    from atomvision_ml.storage.lake import Lake, NotPublishedError
+    from atomvision_ml.storage.lake import Lake
 
     try:
         rows = Lake.from_settings().scan(MODELS_CHAMPIONS).collect().to_dicts()
-    except NotPublishedError as error:
+    except (NotPublishedError, OSError) as error:
         raise failed(str(error)) from None
     for row in rows:
         since = f" since {row['since']:%Y-%m-%d %H:%M} UTC" if row["since"] else ""

@@ -111,7 +111,11 @@ def _store() -> Iterator[Finding]:
             return
         free_gb = shutil.disk_usage(existing).free / 1e9
         yield Finding(subject="ATOMVISION_ROOT", state="ok", detail=f"{folder}, {free_gb:.0f} GB free")
-    lake = Lake.from_settings()
+    try:
+        lake = Lake.from_settings()
+    except OSError as error:
+        yield Finding(subject="ATOMVISION_ROOT", state="missing", detail=str(error))
+        return
     published = [table.key for table in TABLES.values() if lake.partitions(table.key) or lake.exists(table.key)]
     state: Literal["ok", "note"] = "ok" if published else "note"
     yield Finding(

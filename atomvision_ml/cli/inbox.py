@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 
 from atomvision_ml.cli.output import failed
 from atomvision_ml.cli.record import parsed
+from atomvision_ml.experiments.ledger import State
 
 if TYPE_CHECKING:
     from atomvision_ml.experiments.ledger_store import LedgerStore
@@ -67,7 +70,7 @@ def _refuse_replacing(files: list[Path], target: Path) -> None:
 
 @app.command()
 def status(
-    state: Annotated[str | None, typer.Option(help="Only files in this state, each on a line.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only files in this state, each on a line.")] = None,
 ) -> None:
     """How many files are in which state, and why files were rejected."""
     from collections import Counter
@@ -75,7 +78,8 @@ def status(
     from rich.console import Console
     from rich.table import Table
 
-    ledger = _store().entries()
+    with _opened_ledger() as store:
+        ledger = store.entries()
     counts = Counter(entry.state for entry in ledger.values())
     if state is None:
         typer.echo(", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "no file was seen yet")
@@ -98,11 +102,11 @@ def reconsider(
     ] = None,
 ) -> None:
     """Offer rejected files again: after a new version of a reader."""
-    store = _store()
-    rejected = {place for place, entry in store.entries().items() if entry.state == "rejected"}
-    if unknown := sorted(set(places or []) - rejected):
-        raise failed(f"not among the rejected files: {', '.join(unknown)}")
-    store.reconsider(places or rejected)
+    with _opened_ledger() as store:
+        rejected = {place for place, entry in store.entries().items() if entry.state == "rejected"}
+        if unknown := sorted(set(places or []) - rejected):
+            raise failed(f"not among the rejected files: {', '.join(unknown)}")
+        store.reconsider(places or rejected)
     typer.echo(f"{len(places or rejected)} files are offered again")
 
 
@@ -124,8 +128,13 @@ def _folder() -> Path:
     return Path(url)
 
 
-def _store() -> LedgerStore:
-    from atomvision_ml.experiments.ledger_store import LedgerStore
+@contextmanager
+def _opened_ledger() -> Iterator[LedgerStore]:
+    """The inbox's book; if it cannot be used, the command ends and says why."""
+    from atomvision_ml.experiments.ledger_store import LedgerError, LedgerStore
     from atomvision_ml.settings import settings
 
-    return LedgerStore(settings().inbox_ledger_path())
+    try:
+        yield LedgerStore(settings().inbox_ledger_path())
+    except (LedgerError, OSError) as error:
+        raise failed(str(error)) from error

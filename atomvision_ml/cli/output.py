@@ -15,10 +15,16 @@ from atomvision_ml.storage.files import replacing
 
 @contextmanager
 def output_stream(out: Path | None) -> Iterator[BinaryIO]:
-    """A binary stream to standard output, or to a file that replaces ``out`` when the block ends without error."""
+    """A binary stream to standard output, or to a file that replaces ``out`` when the block ends without error.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
     if out is None:
         yield sys.stdout.buffer
         return
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out}: there is no folder {out.parent}")
     with replacing(out) as aside, aside.open("wb") as stream:
         yield stream
 

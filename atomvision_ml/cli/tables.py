@@ -20,8 +20,8 @@ def tables(
     from atomvision_ml.catalog.warehouse import build_warehouse, table_rows, warehouse_path
     from atomvision_ml.storage.lake import Lake
 
-    lake = Lake.from_settings()
     try:
+        lake = Lake.from_settings()
         if build:
             build_warehouse(lake)
             typer.echo(f"built {warehouse_path(lake)}", err=True)

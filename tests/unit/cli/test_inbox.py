@@ -85,6 +85,7 @@ def test_a_field_that_the_record_lacks_copies_nothing(root: Path, tmp_path: Path
 
 def test_states_and_reasons_are_told_and_rejected_files_offered_again(root: Path) -> None:
     assert run("status") == (0, "no file was seen yet\n")
+    assert run("status", "--state", "lost")[0] == 2
     files = root / "inbox" / "files"
     files.mkdir(parents=True)
     for name in ("bad.tif", "good.tif"):
@@ -106,6 +107,16 @@ def test_states_and_reasons_are_told_and_rejected_files_offered_again(root: Path
     assert run("reconsider", "good.tif")[0] == 1
     assert run("reconsider") == (0, "1 files are offered again\n")
     assert run("status")[1].startswith("1 accepted, 1 ready")
+
+
+def test_a_damaged_ledger_is_named(root: Path) -> None:
+    ledger = settings().inbox_ledger_path()
+    ledger.parent.mkdir(parents=True)
+    ledger.write_text("no database at all")
+    for command in ("status", "reconsider"):
+        code, said = run(command)
+        assert code == 1
+        assert said.startswith(f"Error: {ledger} cannot be used")
 
 
 def test_an_inbox_in_a_bucket_is_not_a_folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
