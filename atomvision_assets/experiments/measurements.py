@@ -1,7 +1,8 @@
 """Assets that measure micrographs: lattice planes and nanoparticles."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -13,7 +14,12 @@ from atomvision_ml.experiments.facet_rows import FacetRowParameters
 from atomvision_ml.experiments.particles import ParticleParameters
 from atomvision_ml.storage.keys import EXPERIMENTS_FACETS, EXPERIMENTS_MICROGRAPHS, EXPERIMENTS_PARTICLES
 
+if TYPE_CHECKING:
+    import numpy as np
+
 Row = dict[str, Any]
+Measured = tuple[list[Row], Callable[[], bytes] | None]
+"""Rows of a micrograph, and how to draw it if it is worth a picture."""
 
 
 class FacetsConfig(dg.Config, FacetRowParameters):
@@ -37,21 +43,17 @@ def facets(context: dg.AssetExecutionContext, store: Store, config: FacetsConfig
     """Find spots in the day's micrographs and assign lattice planes."""
     from atomvision_ml.experiments.facet_figure import facet_png
     from atomvision_ml.experiments.facet_rows import facet_rows
-    from atomvision_ml.experiments.micrograph_store import read_image
 
-    work = store.begin(context)
     parameters = FacetRowParameters(**config.model_dump())
-    pictures: list[bytes] = []
 
-    def measure(micrograph: Row) -> list[Row]:
-        image = read_image(work.lake.blob(micrograph["blob"]))
+    def measure(micrograph: Row, image: "np.ndarray") -> Measured:
         rows, spots, found = facet_rows(micrograph, image, parameters)
-        if spots is not None and found is not None and found.is_decided:
-            edge = micrograph["pixel_size_x_nm"]
-            pictures[:] = [facet_png(image, spots, found, None if edge is None else 10 * edge)]
-        return rows
+        if spots is None or found is None or not found.is_decided:
+            return rows, None
+        edge = micrograph["pixel_size_x_nm"]
+        return rows, partial(facet_png, image, spots, found, None if edge is None else 10 * edge)
 
-    return _publish(work, measure, pictures, parameters.model_dump(mode="json"), "spot")
+    return _publish(store.begin(context), measure, parameters.model_dump(mode="json"), "spot")
 
 
 @table_asset(
@@ -65,32 +67,29 @@ def facets(context: dg.AssetExecutionContext, store: Store, config: FacetsConfig
 )
 def particles(context: dg.AssetExecutionContext, store: Store, config: ParticlesConfig) -> dg.MaterializeResult:
     """Find the particles of the day's micrographs and class their shapes."""
-    from atomvision_ml.experiments.micrograph_store import read_image
     from atomvision_ml.experiments.particle_rows import particle_rows, particles_png, with_classes
 
-    work = store.begin(context)
     parameters = ParticleParameters(**config.model_dump())
-    pictures: list[bytes] = []
 
-    def measure(micrograph: Row) -> list[Row]:
-        image = read_image(work.lake.blob(micrograph["blob"]))
+    def measure(micrograph: Row, image: "np.ndarray") -> Measured:
         rows, field = particle_rows(micrograph, image, parameters)
-        if field is not None and len(field.particles) > 2:
-            pictures[:] = [particles_png(image, field)]
-        return rows
+        if field is None or len(field.particles) < 3:
+            return rows, None
+        return rows, partial(particles_png, image, field)
 
-    return _publish(work, measure, pictures, parameters.model_dump(mode="json"), "particle", with_classes)
+    return _publish(store.begin(context), measure, parameters.model_dump(mode="json"), "particle", with_classes)
 
 
 def _publish(
     work: Work,
-    measure: Callable[[Row], list[Row]],
-    pictures: list[bytes],
+    measure: "Callable[[Row, np.ndarray], Measured]",
     parameters: Row,
     number: str,
     finish: Callable[[list[Row]], list[Row]] = list,
 ) -> dg.MaterializeResult:
     """Measure the day's micrographs that are not among the former rows, and publish all rows of the day."""
+    from atomvision_ml.experiments.micrograph_store import read_image
+
     with work.alone():
         micrographs = work.scan(EXPERIMENTS_MICROGRAPHS, work.context.partition_key)
 
@@ -101,11 +100,15 @@ def _publish(
             for row in [] if former is None else former.to_dicts():
                 known.setdefault(row["record_id"], []).append(row)
             rows: list[Row] = []
+            picture: Callable[[], bytes] | None = None
             for done, micrograph in enumerate(described):
-                rows += known.get(micrograph["record_id"]) or measure(micrograph)
+                if (kept := known.get(micrograph["record_id"])) is None:
+                    kept, draw = measure(micrograph, read_image(work.lake.blob(micrograph["blob"])))
+                    picture = draw or picture
+                rows += kept
                 work.progress(done + 1, len(described))
             rows = finish(rows)
             audits = audit_measured(rows, described, number)
-            return Product(rows, audits=audits, preview_png=next(iter(pictures), None))
+            return Product(rows, audits=audits, preview_png=None if picture is None else picture())
 
         return work.publish(make, parameters=parameters)
