@@ -126,7 +126,7 @@ def experimental_holdout(context: dg.AssetExecutionContext, store: Store) -> dg.
 
 @table_asset(
     EVALUATION_EXPERIMENTAL_ANSWERS,
-    code_version="1",
+    code_version="2",
     kinds={"python", "parquet"},
     deps=[
         EVALUATION_EXPERIMENTAL_HOLDOUT,
@@ -152,7 +152,7 @@ def experimental_answers(context: dg.AssetExecutionContext, store: Store) -> dg.
                 items.collect(),
                 manifest.collect(),
                 work.lake.blob,
-                former=work.former(),
+                former=work.reusable(),
                 processes=cores(),
                 progress=work.progress,
             )

@@ -67,7 +67,8 @@ def lattices(image: NDArray[Any], found: Analysis, *, with_networks: bool = True
         found: its analysis, calibrated.
         with_networks: ask the released segmenter too.
     """
-    from atomvision_ml.models.lattice_finder import NoLatticeError, find_lattice
+    from atomvision_ml.models.lattice_classes import SCAN_DISTORTION_PERCENT
+    from atomvision_ml.models.lattice_finder import LatticeFinderParameters, NoLatticeError, find_lattice
 
     assert found.pixel_size_xy_angstrom is not None
     if found.lattice is None:
@@ -75,7 +76,7 @@ def lattices(image: NDArray[Any], found: Analysis, *, with_networks: bool = True
     pixel, cell = found.pixel_size_xy_angstrom[0], found.lattice.cell
     told = {"spots": (cell, found.lattice.covariance)}
     try:
-        other = find_lattice(image, pixel)
+        other = find_lattice(image, pixel, LatticeFinderParameters(scan_distortion_percent=SCAN_DISTORTION_PERCENT))
         told["lattice finder"] = (
             other.lattice_vectors_angstrom,
             np.diag(other.uncertainties_angstrom.ravel() ** 2),

@@ -25,6 +25,7 @@ from atomvision_ml.experiments.strain import StrainMap, bend_of_rows, strain_map
 from atomvision_ml.experiments.zone_axes import ZoneAxis, is_decided, name_zone_axis
 from atomvision_ml.images.preprocess import detrend
 from atomvision_ml.models.domain import Domain, check_domain
+from atomvision_ml.models.lattice_classes import SCAN_DISTORTION_PERCENT, strains_percent
 from atomvision_ml.models.lattice_spectrum import power_spectrum
 from atomvision_ml.structures.lattice import class_strains, symmetrise_cell
 
@@ -49,6 +50,9 @@ class AnalysisParameters(BaseModel):
 
     largest_px: int = Field(
         default=2048, ge=256, description="Longest edge for spots and columns; of more, the middle."
+    )
+    scan_distortion_percent: float = Field(
+        default=SCAN_DISTORTION_PERCENT, ge=0, le=10, description="Standard deviation of the strain that a scan adds."
     )
     forgiven_strain: float = Field(
         default=0.03, ge=0, lt=0.2, description="Strain up to which a cell is compared with a class of higher symmetry."
@@ -183,7 +187,7 @@ def analyse(
         notes.append(f"spots, lattice and columns come from the middle {region.width_px} × {region.height_px} pixels")
     quality = image_quality(values)
     spots = find_spots(part)
-    lattice = lattice_of_spots(spots, pixel or (1.0, 1.0))
+    lattice = lattice_of_spots(spots, pixel or (1.0, 1.0), chosen.scan_distortion_percent)
     if lattice is None:
         notes.append(f"{len(spots)} spots in the diffractogram form no lattice")
     known = tuple(phases)
@@ -326,6 +330,7 @@ def _lattice_said(lattice: SpotLattice) -> dict[str, Any]:
     return {
         "bravais_lattice": lattice.lattice,
         "probabilities": lattice.probabilities,
+        "strain_percent": strains_percent(lattice.cell),
         "vectors": lattice.cell.tolist(),
         "vector_uncertainties": lattice.uncertainties.tolist(),
         **{name: float(value) for name, value in zip(names, values, strict=True)},

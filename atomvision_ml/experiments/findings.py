@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from atomvision_ml.models.chosen import ChosenModel
 from atomvision_ml.models.domain import check_domain
+from atomvision_ml.models.lattice_classes import SCAN_DISTORTION_PERCENT, strains_percent
 
 Row = dict[str, Any]
 
@@ -84,7 +85,7 @@ def _answer(task: str, champions: Mapping[str, tuple[str, ChosenModel]], part: N
         return _silent(task, champions, "no model is in office")
     model_id, model = champions[task]
     try:
-        found = model(part, pixel)
+        found = model(part, pixel, scan_distortion_percent=SCAN_DISTORTION_PERCENT)
     except ValueError as error:
         return _silent(task, champions, str(error))
     said = json.dumps(_said(task, found), allow_nan=False)
@@ -99,6 +100,7 @@ def _said(task: str, found: Any) -> dict[str, Any]:
             "probabilities": {name: float(value) for name, value in found.probabilities.items()},
             "lattice_vectors_angstrom": None if vectors is None else np.asarray(vectors).tolist(),
             "uncertainties_angstrom": None if errors is None else np.asarray(errors).tolist(),
+            "strain_percent": strains_percent(vectors),
         }
     atoms = [{key: round(float(value), 5) for key, value in atom.items()} for atom in found.atoms[:_MOST_ATOMS]]
     return {"n_atoms": len(found.atoms), "atoms": atoms}

@@ -46,8 +46,8 @@ class SpotLattice:
         reciprocal: (2, 2) rows a*, b*, without 2π.
         indices: (n, 2) h, k of each spot; (0, 0) where it is off the lattice.
         scatter_bins: standard deviation of the spots about the lattice along one axis, in 1/field, beyond noise.
-        lattice: Bravais class of the cell as it lies in the image.
-        probabilities: of the classes; they count the uncertainty of the cell, not distortion of the scan.
+        lattice: the most probable Bravais class.
+        probabilities: of the classes; they count the uncertainty of the cell and the distortion that the scan may add.
     """
 
     cell: Array
@@ -69,25 +69,30 @@ class SpotLattice:
         return propagated(_lengths_and_angle, self.cell.ravel(), self.covariance)
 
 
-def lattice_of_spots(spots: Spots, pixel_size_xy: tuple[float, float] = (1.0, 1.0)) -> SpotLattice | None:
+def lattice_of_spots(
+    spots: Spots, pixel_size_xy: tuple[float, float] = (1.0, 1.0), scan_distortion_percent: float = 0.0
+) -> SpotLattice | None:
     """The lattice that explains the strong spots; None where none does.
 
     Args:
         spots: of a diffractogram, strongest first.
         pixel_size_xy: edges of a pixel along x and y; the unit of all lengths.
+        scan_distortion_percent: standard deviation of the strain that the scan may add, for the class alone.
     """
     size = np.array([spots.region.width_px, spots.region.height_px])
     bins = spots.frequencies * size
     for share in _STRONG_SHARES:
         strong = bins[spots.snr >= share * spots.snr.max(initial=0.0)]
         for candidate in candidate_lattices(strong) if len(strong) >= _FEWEST_INDEXED else ():
-            found = _fitted(candidate.basis, bins, spots, np.asarray(pixel_size_xy) * size)
+            found = _fitted(candidate.basis, bins, spots, np.asarray(pixel_size_xy) * size, scan_distortion_percent)
             if found is not None:
                 return found
     return None
 
 
-def _fitted(basis: Array, bins: Array, spots: Spots, field: Array) -> SpotLattice | None:
+def _fitted(
+    basis: Array, bins: Array, spots: Spots, field: Array, scan_distortion_percent: float
+) -> SpotLattice | None:
     """The lattice by weighted least squares; None if too many spots or too much power are left out."""
     size = np.array([spots.region.width_px, spots.region.height_px])
     noise = np.einsum("nii->n", spots.covariances * np.outer(size, size)) / 2
@@ -106,10 +111,16 @@ def _fitted(basis: Array, bins: Array, spots: Spots, field: Array) -> SpotLattic
     if spots.snr[use].sum() < _LARGEST_MISS * spots.snr.sum():
         return None
     covariance = np.asarray(np.kron(np.linalg.inv(normal), np.diag(field**-2.0)), np.float64)
-    return _described(basis / field, covariance, indices * use[:, None], scatter)
+    return _described(basis / field, covariance, indices * use[:, None], scatter, scan_distortion_percent)
 
 
-def _described(reciprocal: Array, covariance: Array, indices: NDArray[np.int64], scatter: float) -> SpotLattice:
+def _described(
+    reciprocal: Array,
+    covariance: Array,
+    indices: NDArray[np.int64],
+    scatter: float,
+    scan_distortion_percent: float,
+) -> SpotLattice:
     """The lattice in its reduced basis, with all that follows from it."""
     raw = np.linalg.inv(reciprocal).T
     change = np.rint(reduce_cell(raw) @ reciprocal.T)
@@ -120,7 +131,8 @@ def _described(reciprocal: Array, covariance: Array, indices: NDArray[np.int64],
         is_full=True,
     )
     cell = values.reshape(2, 2)
-    probabilities = class_probabilities(cell, strain_sigmas(cell, spread), CLASS_TOLERANCE)
+    sigmas = strain_sigmas(cell, spread, scan_distortion_percent)
+    probabilities = class_probabilities(cell, sigmas, CLASS_TOLERANCE)
     return SpotLattice(
         cell=cell,
         covariance=spread,

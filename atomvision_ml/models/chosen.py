@@ -24,18 +24,25 @@ class ChosenModel:
         """Registered name."""
         return self.spec.name
 
-    def __call__(self, image: np.ndarray, pixel_size_angstrom: float) -> Any:
+    def __call__(self, image: np.ndarray, pixel_size_angstrom: float, *, scan_distortion_percent: float = 0.0) -> Any:
         """What the model says of an image [y, x]; its own result type.
+
+        Args:
+            image: [y, x].
+            pixel_size_angstrom: edge of a pixel, Å.
+            scan_distortion_percent: strain that the scan may add, for models that allow for it; others leave it aside.
 
         Raises:
             ValueError: an image that the model does not take, or of which it has nothing to say.
         """
         predict = self.spec.predictor()
+        is_allowed_for = scan_distortion_percent > 0 and self.spec.takes_scan_distortion
+        told = {"scan_distortion_percent": scan_distortion_percent} if is_allowed_for else {}
         if self.spec.kind == "network":
-            return predict(image, pixel_size_angstrom, self.folder)
-        if self.folder is None:
+            return predict(image, pixel_size_angstrom, self.folder, **told)
+        if self.folder is None and not told:
             return predict(image, pixel_size_angstrom)
         from atomvision_ml.models.checkpoint import load_checkpoint
 
-        parameters = self.spec.parameters_class()(**load_checkpoint(self.folder).parameters)
-        return predict(image, pixel_size_angstrom, parameters)
+        stored = {} if self.folder is None else load_checkpoint(self.folder).parameters
+        return predict(image, pixel_size_angstrom, self.spec.parameters_class()(**{**stored, **told}))

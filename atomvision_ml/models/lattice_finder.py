@@ -41,6 +41,10 @@ _MOST_ALTERNATIVE_ODDS = 0.8
 _STRONG_SHARE = 0.01
 """Power over that of the strongest peak above which a peak is strong."""
 
+_SATELLITE_PER_STRAIN = 3.0
+"""Amplitude of the satellites that an uneven scan gives a reflection G, over that of G and over the strain's. A strain
+ε of frequency q moves columns by ε/(2πq), which makes satellites of ε G/(2q) at G ± q; a superlattice has q ≥ G/6."""
+
 _BINNED_FREQUENCY = 0.33
 """Images are binned while all reflections stay below this frequency (cycles per binned pixel)."""
 
@@ -60,6 +64,12 @@ class LatticeFinderParameters(BaseModel):
         lt=0.1,
         description="Symmetrising strain (fraction) within which a cell is in a class.",
     )
+    scan_distortion_percent: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Standard deviation of the strain that drift and calibration of the scan add; 0: a perfect scan.",
+    )
     peak_threshold: float = Field(
         default=18.0, gt=1, description="Power over noise of a significant reflection; exp(-18) per sample."
     )
@@ -77,6 +87,11 @@ class LatticeFinderParameters(BaseModel):
     )
     largest_index: int = Field(default=6, ge=2, le=12, description="Largest index of a superlattice that is tested.")
     most_harmonics: int = Field(default=400, ge=8, description="Most harmonics (of a half plane) in the fit.")
+
+    @property
+    def amplitude_floor(self) -> float:
+        """Amplitude over that of the strongest reflection that proves nothing: noise, satellites of an uneven scan."""
+        return max(self.relative_floor, _SATELLITE_PER_STRAIN * self.scan_distortion_percent / 100)
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,7 @@ def find_lattice(
     Smooth background and vignetting are removed first. The reflections above the noise of the power spectrum give
     candidate lattices, whose bases are refined by least squares of all harmonics; a superlattice is accepted if the
     whitened residual holds enough evidence for its reflections. The class is that of the cell within the strain
-    tolerance.
+    tolerance, or the most symmetric one within reach where the scan may be distorted (``scan_distortion_percent``).
 
     Args:
         image: [y, x], finite, any unit; at least 24 pixels and about two periods along each side.
@@ -174,7 +189,7 @@ def examine_lattice(
     return LatticeEvidence(
         result=result,
         strains=class_strains(cell),
-        strain_sigmas=strain_sigmas(cell, covariance),
+        strain_sigmas=strain_sigmas(cell, covariance, chosen.scan_distortion_percent),
         resolution_elements=_resolution_elements(refined.fit),
         alternatives=tuple(OtherLattice(classify_cell(other, tolerance).name, odds) for odds, other in others),
         parents=tuple(_parents(refined.fit, tolerance)),
@@ -193,7 +208,7 @@ def _found(
     search = LatticeSearch(
         values,
         min(0.5, 1.2 * highest + 1 / size),
-        relative_floor=parameters.relative_floor,
+        relative_floor=parameters.amplitude_floor,
         minimum_evidence=parameters.minimum_evidence,
         largest_index=parameters.largest_index,
         most_harmonics=parameters.most_harmonics,
@@ -201,7 +216,7 @@ def _found(
     try:
         refined = search.run([basis * factor for basis in bases])
         pixel = pixel_size_angstrom * factor
-        return _result(refined, search.alternatives, pixel, parameters.class_tolerance), refined, search, pixel
+        return _result(refined, search.alternatives, pixel, parameters), refined, search, pixel
     except np.linalg.LinAlgError as error:
         raise NoLatticeError(f"the reflections cannot be told apart; give a larger field ({error})") from error
 
@@ -258,7 +273,7 @@ def _reflections(values: Array, parameters: LatticeFinderParameters) -> tuple[Pe
         peaks = without_streaks(attempt, peaks, parameters.peak_threshold)
         peaks = peaks.where(np.linalg.norm(peaks.frequencies, axis=1) * size * _LONGEST_PERIOD > 1)
         if len(peaks):
-            peaks = peaks.where(peaks.power > peaks.power[0] * parameters.relative_floor**2)
+            peaks = peaks.where(peaks.power > peaks.power[0] * parameters.amplitude_floor**2)
         try:
             agreement = strictness * parameters.minimum_agreement
             return peaks, [basis / size for basis in _candidates(peaks.frequencies * size, peaks.power, agreement)]
@@ -294,10 +309,14 @@ def _candidates(frequencies_bins: Array, power: Array, minimum_agreement: float)
 
 
 def _result(
-    refined: RefinedBasis, alternatives: list[tuple[float, Array]], pixel_size_angstrom: float, tolerance: float
+    refined: RefinedBasis,
+    alternatives: list[tuple[float, Array]],
+    pixel_size_angstrom: float,
+    parameters: LatticeFinderParameters,
 ) -> LatticeResult:
+    tolerance = parameters.class_tolerance
     cell, covariance = _real_cell(refined, pixel_size_angstrom)
-    sigmas = strain_sigmas(cell, covariance)
+    sigmas = strain_sigmas(cell, covariance, parameters.scan_distortion_percent)
     found = class_probabilities(cell, sigmas, tolerance)
     likely = [(odds, basis) for odds, basis in alternatives if odds > _SMALLEST_ODDS]
     share = min(1.0, _MOST_ALTERNATIVE_ODDS / max(sum(odds for odds, _ in likely), 1e-9))

@@ -29,6 +29,7 @@ from atomvision_ml.models.lattice_cnn import (
 )
 from atomvision_ml.models.lattice_finder import (
     LatticeEvidence,
+    LatticeFinderParameters,
     LatticeResult,
     NoLatticeError,
     OtherLattice,
@@ -146,10 +147,13 @@ def _log_probabilities(result: LatticeResult) -> list[float]:
     return [math.log(max(result.probabilities[name], _LEAST_PROBABILITY)) for name in BRAVAIS_LATTICES]
 
 
-def examined(image: ArrayLike, pixel_size_angstrom: float) -> LatticeEvidence | None:
+def examined(
+    image: ArrayLike, pixel_size_angstrom: float, scan_distortion_percent: float = 0.0
+) -> LatticeEvidence | None:
     """The finder's evidence, or None where it sees no lattice; raises ValueError as :func:`find_lattice`."""
+    parameters = LatticeFinderParameters(scan_distortion_percent=scan_distortion_percent)
     try:
-        return examine_lattice(image, pixel_size_angstrom)
+        return examine_lattice(image, pixel_size_angstrom, parameters)
     except NoLatticeError:
         return None
 
@@ -228,6 +232,7 @@ def fuse_lattice(
     pixel_size_angstrom: float,
     model: str | Path | None = None,
     *,
+    scan_distortion_percent: float = 0.0,
     device: str = "cpu",
 ) -> LatticeFusionResult:
     """The Bravais class of an image of one crystal, by lattice finder and network together.
@@ -236,6 +241,7 @@ def fuse_lattice(
         image: [y, x], finite, at least 24 pixels along each side.
         pixel_size_angstrom: edge of a pixel in Å.
         model: a checkpoint folder, the name of a released model, or None for the released fused model.
+        scan_distortion_percent: strain that the scan may add, as for the lattice finder.
         device: torch device of the network.
 
     Returns:
@@ -248,7 +254,7 @@ def fuse_lattice(
     folder = find_checkpoint(MODEL_NAME if model is None else model)
     loaded = _load(str(folder), weights_changed_ns(folder), device)
     field = field_of_view(image, pixel_size_angstrom)
-    evidence = examined(image, pixel_size_angstrom)
+    evidence = examined(image, pixel_size_angstrom, scan_distortion_percent)
     logits = loaded.logits([field], evidence_features(evidence)[None])[0]
     found = None if evidence is None else evidence.result
     return LatticeFusionResult(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from atomvision_ml.images.scenes import SceneLibrary
 from atomvision_ml.models.checkpoint import Checkpoint
+from atomvision_ml.models.lattice_classes import SCAN_DISTORTION_PERCENT
 from atomvision_ml.models.lattice_cnn import LatticeNetworkParameters, LoadedLatticeCnn, load_lattice_cnn
 from atomvision_ml.models.lattice_cnn_training import (
     balanced_classes,
@@ -305,7 +306,7 @@ def _experimental_chunk(
     image, pixel = load_image(folders[row["blob"]]), row["pixel_size_angstrom"]
     random = np.random.default_rng(stable_seed(seed, "crops", row["item_id"]))
     images = [(random_crop(image, pixel, random), pixel) for _ in range(crops)] or [(image, pixel)]
-    return _examined(images, class_numbers([row["bravais_lattice"]] * len(images)))
+    return _examined(images, class_numbers([row["bravais_lattice"]] * len(images)), SCAN_DISTORTION_PERCENT)
 
 
 def random_crop(image: NDArray[Any], pixel_size_angstrom: float, random: np.random.Generator) -> Floats:
@@ -321,9 +322,9 @@ def random_crop(image: NDArray[Any], pixel_size_angstrom: float, random: np.rand
     return np.ascontiguousarray(part[:, ::-1] if random.random() < 0.5 else part, np.float32)
 
 
-def _examined(images: list[tuple[Floats, float]], truth: Labels) -> Seen:
+def _examined(images: list[tuple[Floats, float]], truth: Labels, scan_distortion_percent: float = 0.0) -> Seen:
     from threadpoolctl import ThreadpoolController
 
     with ThreadpoolController().limit(limits=1, user_api="blas"):
-        evidence = [evidence_features(examined(image, pixel)) for image, pixel in images]
+        evidence = [evidence_features(examined(image, pixel, scan_distortion_percent)) for image, pixel in images]
     return [field_of_view(image, pixel) for image, pixel in images], np.stack(evidence), truth

@@ -18,6 +18,7 @@ from atomvision_ml.evaluation.gallery.build import write_page
 from atomvision_ml.evaluation.matched_pairs import MaterialMatch
 from atomvision_ml.experiments.analysis import Analysis
 from atomvision_ml.experiments.record import Record, filler_of, unit_of
+from atomvision_ml.structures.lattice import class_strains
 
 Row = dict[str, Any]
 Facts = list[tuple[str, str]]
@@ -138,7 +139,7 @@ def _headline(found: Analysis) -> str:
     if found.lattice is None:
         return "No lattice was found."
     (a, b, angle), _ = found.lattice.parameters
-    seen = found.zone_axis.name if found.zone_axis else f"{found.lattice.lattice} lattice as it lies in the image"
+    seen = found.zone_axis.name if found.zone_axis else f"{found.lattice.lattice} lattice"
     return f"{seen}: a = {a:.3f} {found.unit}, b = {b:.3f} {found.unit}, γ = {angle:.2f}°"
 
 
@@ -179,7 +180,8 @@ def _lattice(found: Analysis) -> Facts:
         (name, f"{value:.{_decimals(sigma)}f} ± {sigma:.{_decimals(sigma)}f} {kind}")
         for name, value, sigma, kind in zip("abγ", values, sigmas, (unit, unit, "°"), strict=True)
     ]
-    facts.append(("as it lies", f"{lattice.lattice} ({lattice.probabilities[lattice.lattice]:.0%})"))
+    strain = class_strains(lattice.cell)[lattice.lattice]
+    facts.append(("class", f"{lattice.lattice} ({lattice.probabilities[lattice.lattice]:.0%}), {strain:.1%} of strain"))
     n_own = int(lattice.indices.any(axis=1).sum())
     facts.append(("spots", f"{n_own} of {len(found.spots)} on the lattice"))
     facts.append(("their scatter", f"{lattice.scatter_bins:.2g} of 1/field"))

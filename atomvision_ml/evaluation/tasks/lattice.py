@@ -20,10 +20,11 @@ from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
 from atomvision_ml.evaluation.judging import Progress, Row, items_of, judge_items
 from atomvision_ml.evaluation.sums import Evaluate, Figures, mean_of_known, ratio
 from atomvision_ml.models.checkpoint import load_checkpoint
+from atomvision_ml.models.lattice_classes import SCAN_DISTORTION_PERCENT
 from atomvision_ml.models.registry import model_spec
 from atomvision_ml.models.training_run import experimental_items, simulated_items
 from atomvision_ml.schemas.tables import table
-from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, EXPERIMENTS
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,8 @@ def answer_again(
     progress: Progress | None = None,
 ) -> pa.Table:
     """What any registered model of the task says of items, simulated or experimental, without baselines.
+
+    Where an item is a micrograph, models that know how allow for the distortion of its scan.
 
     Args:
         items: rows of ``evaluation/holdout`` or ``evaluation/experimental_holdout``.
@@ -222,9 +225,10 @@ def _judge_finder(row: Row, reader: ItemReader, model_id: str, parameters: Mappi
 def _judge_network(row: Row, reader: ItemReader, model_id: str, checkpoint: Path) -> list[Row]:
     from atomvision_ml.models.lattice_finder import NoLatticeError
 
-    predict = model_spec(model_id.partition("@")[0]).predictor()
+    spec = model_spec(model_id.partition("@")[0])
+    told = _scan_of(row) if spec.takes_scan_distortion else {}
     try:
-        result = predict(reader.image(row), row["pixel_size_angstrom"], checkpoint)
+        result = spec.predictor()(reader.image(row), row["pixel_size_angstrom"], checkpoint, **told)
     except NoLatticeError as error:
         log.info("%s: %s", row["item_id"], error)
         return [_lattice_row(row, model_id, "model", None, None)]
@@ -238,8 +242,9 @@ def _judge_network(row: Row, reader: ItemReader, model_id: str, checkpoint: Path
 def _found_lattice(row: Row, image: NDArray[Any], model_id: str, parameters: Mapping[str, Any]) -> Row:
     from atomvision_ml.models.lattice_finder import LatticeFinderParameters, NoLatticeError, find_lattice
 
+    chosen = LatticeFinderParameters(**{**parameters, **_scan_of(row)})
     try:
-        result = find_lattice(image, row["pixel_size_angstrom"], LatticeFinderParameters(**parameters))
+        result = find_lattice(image, row["pixel_size_angstrom"], chosen)
     except NoLatticeError as error:
         log.info("%s: %s", row["item_id"], error)
         return _lattice_row(row, model_id, "model", None, None)
@@ -247,6 +252,11 @@ def _found_lattice(row: Row, image: NDArray[Any], model_id: str, parameters: Map
     answer["probabilities"] = [float(result.probabilities[name]) for name in BRAVAIS_LATTICES]
     answer["uncertainties_angstrom"] = _finite(result.uncertainties_angstrom)
     return answer
+
+
+def _scan_of(row: Row) -> dict[str, float]:
+    """What a model is told of the scan: a micrograph's is distorted, a simulated image's is perfect."""
+    return {"scan_distortion_percent": SCAN_DISTORTION_PERCENT} if row.get("source") == EXPERIMENTS else {}
 
 
 def _lattice_row(row: Row, model_id: str, role: str, lattice: str | None, vectors: ArrayLike | None) -> Row:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from atomvision_ml.cli.app import app
 from atomvision_ml.images.files import write_image
-from atomvision_ml.images.stem import render
+from atomvision_ml.images.stem import Projection, View, render, render_batch
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,23 @@ def test_lattice_one_line_an_image_in_order(folder):
         np.testing.assert_allclose([np.linalg.norm(a), np.linalg.norm(b)], 3.18, atol=2e-3)
         assert np.shape(line["lattice_vector_uncertainties_angstrom"]) == (2, 2)
         assert line["model"] == "lattice_finder"
+
+
+def test_the_distortion_of_a_scan_is_told_and_can_be_allowed_for(folder, tmp_path):
+    sheared = Projection(np.zeros((1, 2)), np.array([300.0]), 3.2 * np.array([[1.01, 0.0], [0.015, 0.995]]))
+    write_image(tmp_path / "scan.npy", render_batch([sheared], [View(0.2, 128)])[0], 0.2)
+    given = ["lattice", tmp_path / "scan.npy", "--pixel-size-angstrom", 0.2]
+    _, out, _ = run(*given)
+    assert "(square but for 1.1 % of strain: see --scan-distortion-percent)" in out
+    for percent, lattice in ((0, "oblique"), (1, "square")):
+        _, out, _ = run(*given, "--json", "--scan-distortion-percent", percent)
+        said = json.loads(out)
+        assert said["lattice"] == lattice
+        assert said["strain_percent"]["square"] == pytest.approx(1.06, abs=0.05)
+        assert said["strain_percent"]["oblique"] == 0
+    code, _, err = run(*given, "--scan-distortion-percent", 1, "--model", "lattice_cnn")
+    assert code == 2
+    assert "lattice_cnn does not allow for it" in " ".join(err.replace("│", " ").split())
 
 
 def test_all_good_exits_zero_and_draws(folder, tmp_path):

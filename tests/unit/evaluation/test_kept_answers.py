@@ -19,10 +19,11 @@ from atomvision_ml.schemas.tables import table
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Folder with the checkpoint of the lattice finder and a micrograph of a square crystal."""
+    """Folder with the checkpoint of the lattice finder and a micrograph of a square crystal, by a scan that drifts."""
     place = tmp_path_factory.mktemp("blobs")
     classical_checkpoint("lattice_finder", LatticeFinderParameters(), place / "finder")
-    clean = render_batch([Projection(np.zeros((1, 2)), np.array([300.0]), 3.2 * np.eye(2))], [View(0.15, 128, 20.0)])[0]
+    cell = 3.2 * np.array([[1.01, 0.0], [0.015, 0.995]])
+    clean = render_batch([Projection(np.zeros((1, 2)), np.array([300.0]), cell)], [View(0.15, 128, 20.0)])[0]
     pixels = np.random.default_rng(0).poisson(clean * 30).astype(np.uint16)
     write_micrograph(place / "m0", pixels, {"record_id": "r0", "pixel_size_y_nm": 0.015, "pixel_size_x_nm": 0.015})
     return place

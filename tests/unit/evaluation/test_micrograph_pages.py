@@ -26,10 +26,11 @@ from atomvision_ml.structures.prototypes import prototype_rows
 PIXEL = 0.2
 
 
-def titanate(size: int = 192, rotation_deg: float = 12.0) -> np.ndarray:
+def titanate(size: int = 192, rotation_deg: float = 12.0, drift_x_angstrom: float = 0.0) -> np.ndarray:
     crystal = projected_phase(reference_phases()["SrTiO3"], (0, 0, 1))
     clean = render_batch([crystal], [View(PIXEL, size, rotation_deg, (0.4, 1.1))])[0]
-    return detect(clean, PIXEL, DetectorParameters(mean_detected_e_per_a2=1e3), seed=1)
+    scan = DetectorParameters(mean_detected_e_per_a2=1e3, drift_x_angstrom=drift_x_angstrom)
+    return detect(clean, PIXEL, scan, seed=1)
 
 
 def stored(folder: Path, name: str, pixels: np.ndarray, **known: Any) -> dict[str, Any]:
@@ -80,12 +81,14 @@ def test_pages_and_pairs_of_stored_micrographs(tmp_path: Path) -> None:
 
 def test_models_answer_or_say_why_not(tmp_path: Path) -> None:
     champions = {"lattice": ("lattice_finder@1", ChosenModel(model_spec("lattice_finder"), None))}
-    image = titanate()
+    image = titanate(drift_x_angstrom=0.8)
     row = stored(tmp_path, "titanate", image)
     lattice, atoms = finding_rows(row, image, champions)
     table("experiments/findings").from_rows([lattice, atoms])
     assert [lattice["task"], atoms["task"]] == list(TASKS_ASKED)
-    assert json.loads(lattice["prediction_json"])["lattice"] == "square"
+    said = json.loads(lattice["prediction_json"])
+    assert said["lattice"] == "square"
+    assert said["strain_percent"]["square"] == pytest.approx(100 * 0.8 / (2 * 192 * PIXEL), abs=0.1)
     assert finding_words(lattice).startswith("square")
     assert atoms["reason"] == "no model is in office"
     for known, reason in (

@@ -219,6 +219,22 @@ def test_a_cell_between_two_classes_is_not_certain() -> None:
     assert unsure["square"] + unsure["rectangular"] > 0.9
 
 
+def test_a_wavy_scan_shows_no_superlattice_to_who_allows_for_it() -> None:
+    """Rows slip to and fro by 0.08 Å with a period of three cells, and drift by 1 %."""
+    rows = np.arange(160) * PIXEL
+    slips = 0.08 * np.sin(2 * np.pi * rows / (3 * 3.8)) + 0.02 * rows
+    image = np.array([np.interp(rows - slip, rows, row) for slip, row in zip(slips, scanned(), strict=True)])
+    image = np.random.default_rng(0).poisson(image[:, 10:-10] * 40)
+    assert find_lattice(image, PIXEL).lattice != "square"
+    allowed = find_lattice(image, PIXEL, LatticeFinderParameters(scan_distortion_percent=1.0))
+    assert allowed.lattice == "square"
+    assert np.linalg.norm(allowed.lattice_vectors_angstrom, axis=1) == pytest.approx([3.8, 3.8], rel=0.02)
+
+
+def scanned() -> Image:
+    return image_of(crystal(CELLS["square"]))
+
+
 def test_parameters_are_frozen_and_checked() -> None:
     with pytest.raises(ValidationError):
         LatticeFinderParameters(class_tolerance=-1)

@@ -154,6 +154,29 @@ def test_class_probabilities_of_clear_cells(cell: list[list[float]], name: str) 
     assert sum(probabilities.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("cell", "plain", "name"),
+    [
+        ([[3, 0], [0, 3.075]], "rectangular", "square"),
+        ([[3.04, 0], [-1.55, 2.59]], "oblique", "hexagonal"),
+        ([[3, 0.05], [0, 4.2]], "oblique", "rectangular"),
+        ([[3, 0], [0, 3.3]], "rectangular", "rectangular"),
+        ([[3, 0], [-0.35, 4.2]], "oblique", "oblique"),
+    ],
+)
+def test_of_classes_within_the_distortion_of_a_scan_the_most_symmetric_is_named(
+    cell: list[list[float]], plain: str, name: str
+) -> None:
+    values, covariance = np.array(cell, float), 1e-10 * np.eye(4)
+    perfect, distorted = (strain_sigmas(values, covariance, percent) for percent in (0.0, 1.0))
+    assert perfect == strain_sigmas(values, covariance)
+    for each in perfect:
+        assert distorted[each] == pytest.approx(np.hypot(perfect[each], 0.01))
+    for sigmas, said in ((perfect, plain), (distorted, name)):
+        probabilities = class_probabilities(values, sigmas, 0.003)
+        assert max(probabilities, key=lambda each: probabilities[each]) == said
+
+
 def test_mixture_weighs_the_parts() -> None:
     square = class_probabilities(np.eye(2) * 3, SIGMAS, 0.003)
     oblique = class_probabilities(np.array([[3.0, 0], [-0.7, 4]]), SIGMAS, 0.003)
