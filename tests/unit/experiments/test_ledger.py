@@ -4,6 +4,7 @@ import hashlib
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inbox_runs import RULES, InboxRuns
 
 from atomvision_ml.experiments.ledger import (
     InboxRules,
@@ -20,8 +21,6 @@ from atomvision_ml.experiments.ledger import (
     with_companions,
 )
 
-RULES = InboxRules(minimum_age_s=60, claim_s=600, batch_size=3, maximum_batches=2, maximum_new=4, partner_wait_s=300)
-
 
 def sha(content):
     return hashlib.sha256(content.encode()).hexdigest()
@@ -31,33 +30,12 @@ def outcome(place, stamp, content):
     return Outcome(place, stamp, sha(content), "damaged" if content.startswith("bad") else "")
 
 
-class Inbox:
-    """A folder, the runs under way, and the ledger; time goes by in minutes."""
+class Inbox(InboxRuns):
+    """With a ledger in memory; time goes by in minutes."""
 
     def __init__(self):
-        self.files, self.ledger, self.runs, self.ended, self.now, self.moves = {}, {}, [], [], 0.0, 0
-
-    def put(self, place, content):
-        self.moves += 1
-        self.files[place] = (Stamp(len(content), str(self.moves)), content)
-
-    def move(self, place, target):
-        if place in self.files:
-            self.files[target] = self.files.pop(place)
-
-    def remove(self, place):
-        self.files.pop(place, None)
-
-    def end(self, number):
-        """A run ends as it should."""
-        if self.runs:
-            self.ended.append(self.runs.pop(number % len(self.runs)))
-            self.run(self.ended[-1])
-
-    def repeat(self, number):
-        """A run that had ended reports once more."""
-        if self.ended:
-            self.run(self.ended[number % len(self.ended)])
+        super().__init__(now=0.0)
+        self.ledger = {}
 
     def kill(self, number):
         """A run dies of one of its files."""
@@ -68,14 +46,13 @@ class Inbox:
 
     def tick(self, seconds=60.0):
         self.now += seconds
-        listing = {place: stamp for place, (stamp, _) in self.files.items()}
-        self.ledger = observe(self.ledger, listing, self.now, RULES)
+        self.ledger = observe(self.ledger, self.listing(), self.now, RULES)
         self.ledger, batches = plan(self.ledger, self.now, RULES)
         self.runs += batches
 
     def run(self, batch):
         """What a run of this batch finds in the folder now."""
-        present = with_companions({place: stamp for place, (stamp, _) in self.files.items()})
+        present = with_companions(self.listing())
         found = []
         for place, stamp in batch.files:
             self.ledger, is_wanted = begin(self.ledger, batch.key, place, stamp, RULES)

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inbox_runs import RULES, InboxRuns
 
 from atomvision_ml.experiments.ledger import InboxRules, Outcome, Stamp, with_companions
 from atomvision_ml.experiments.ledger_store import LedgerError, LedgerStore
 
-RULES = InboxRules(minimum_age_s=60, claim_s=600, batch_size=3, maximum_batches=2, maximum_new=4, partner_wait_s=300)
 NOON = 1_780_000_000.0 - 1_780_000_000.0 % 86_400 + 43_200
 DAY_S = 86_400.0
 
@@ -34,26 +34,12 @@ def outcome(place, stamp, content, sidecar=""):
     return Outcome(place, stamp, sha256, "", tuple(rows))
 
 
-class Inbox:
-    """A folder of texts, its ledger on disk, and the runs under way."""
+class Inbox(InboxRuns):
+    """With its ledger on disk."""
 
     def __init__(self, folder):
+        super().__init__(now=NOON)
         self.store = LedgerStore(folder / "ledger.sqlite", RULES)
-        self.files, self.runs, self.ended, self.now, self.moves = {}, [], [], NOON, 0
-
-    def put(self, place, content):
-        self.moves += 1
-        self.files[place] = (Stamp(len(content), str(self.moves)), content)
-
-    def move(self, place, target):
-        if place in self.files:
-            self.files[target] = self.files.pop(place)
-
-    def remove(self, place):
-        self.files.pop(place, None)
-
-    def listing(self):
-        return {place: stamp for place, (stamp, _) in self.files.items()}
 
     def tick(self, seconds=60.0):
         self.now += seconds
@@ -61,7 +47,7 @@ class Inbox:
         self.runs += found.batches
         return found
 
-    def read(self, batch, n_files=None):
+    def run(self, batch, n_files=None):
         """A run of a batch, which is killed after so many files: within the next one."""
         for number, (place, stamp) in enumerate(self.store.batch(batch.key).files):
             if not self.store.begin(batch.key, place, stamp) or number == n_files:
@@ -70,19 +56,10 @@ class Inbox:
                 sidecar = self.files.get(f"{place}.meta.yaml", (None, ""))[1]
                 self.store.settle(batch.key, outcome(place, stamp, self.files[place][1], sidecar))
 
-    def end(self, number):
-        if self.runs:
-            self.ended.append(self.runs.pop(number % len(self.runs)))
-            self.read(self.ended[-1])
-
-    def repeat(self, number):
-        if self.ended:
-            self.read(self.ended[number % len(self.ended)])
-
     def kill(self, number):
         if self.runs:
             self.ended.append(self.runs.pop(number % len(self.runs)))
-            self.read(self.ended[-1], number)
+            self.run(self.ended[-1], number)
 
     def rest(self):
         for _ in range(40):
