@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from atomvision_ml.experiments.crystal_views import plane_coordinates, visible_zones, zone_projection
 from atomvision_ml.experiments.diffraction_spots import Region, Spots, find_crystalline_region, find_spots
 from atomvision_ml.experiments.facet_figure import draw_facets
-from atomvision_ml.experiments.facets import FacetAssignment, FacetParameters, assign_facets
+from atomvision_ml.experiments.facet_hypotheses import FacetParameters
+from atomvision_ml.experiments.facets import FacetAssignment, assign_facets
 from atomvision_ml.experiments.reference_phases import (
     ReferencePhase,
     Reflections,

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from atomvision_ml.experiments.diffraction_spots import Spots
-from atomvision_ml.experiments.facets import FacetAssignment, Plane, SpotPlane
+from atomvision_ml.experiments.facet_hypotheses import Plane
+from atomvision_ml.experiments.facets import FacetAssignment, SpotPlane
 from atomvision_ml.images.preprocess import detrend
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import numpy as np
 from pydantic import Field
 
 from atomvision_ml.experiments.diffraction_spots import SpotParameters, Spots, find_crystalline_region
-from atomvision_ml.experiments.facets import FacetAssignment, FacetParameters, SpotPlane, assign_facets
+from atomvision_ml.experiments.facet_hypotheses import FacetParameters
+from atomvision_ml.experiments.facets import FacetAssignment, SpotPlane, assign_facets
 from atomvision_ml.experiments.reference_phases import ReferencePhase, reference_phases
 
 Row = dict[str, Any]

@@ -20,8 +20,9 @@ from atomvision_ml.evaluation.facet_benchmark import (
 )
 from atomvision_ml.experiments.diffraction_spots import Region, Spots, find_crystalline_region, find_spots
 from atomvision_ml.experiments.facet_figure import facet_png, plane_name
+from atomvision_ml.experiments.facet_hypotheses import FacetParameters
 from atomvision_ml.experiments.facet_rows import declared_phases, facet_rows
-from atomvision_ml.experiments.facets import FacetParameters, assign_facets
+from atomvision_ml.experiments.facets import assign_facets
 from atomvision_ml.experiments.reference_phases import reference_phases, reflections
 
 PHASES = reference_phases()
