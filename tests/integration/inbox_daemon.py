@@ -33,6 +33,7 @@ class Platform:
     workspace: Path = ROOT_FOLDER / "workspace.yaml"
     process: subprocess.Popen[bytes] | None = None
     _groups: list[int] = field(default_factory=list)
+    _kills: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for made in (self.home, self.drop):
@@ -80,6 +81,7 @@ class Platform:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+        self._kills.append(time.time())
 
     def stop(self) -> None:
         """End everything that was ever started."""
@@ -109,13 +111,17 @@ class Platform:
         return [receipt for day in self.store.days() for receipt in self.store.rows(day)]
 
     def tick_seconds(self, sensor: str) -> list[float]:
-        """How long each successful tick of a sensor took, its runs' submission included."""
+        """How long each tick of a sensor took, its runs' submission included.
+
+        One in which the daemon was killed is left out: the next daemon ends it, and its time spans that start.
+        """
         with self.instance() as instance:
             (state,) = [one for one in instance.all_instigator_state() if one.instigator_name == sensor]
             ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id)
             errors = {tick.error.cls_name for tick in ticks if tick.error is not None}
             assert errors <= {"DagsterUserCodeUnreachableError"}  # a code server ends with its daemon
-            return [tick.end_timestamp - tick.timestamp for tick in ticks if tick.end_timestamp is not None]
+            spans = [(tick.timestamp, tick.end_timestamp) for tick in ticks if tick.end_timestamp is not None]
+            return [end - start for start, end in spans if not any(start < kill < end for kill in self._kills)]
 
     def wait_until(self, is_so: Callable[[], bool], limit_s: float, what: str) -> None:
         deadline = time.monotonic() + limit_s
