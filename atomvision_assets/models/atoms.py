@@ -62,8 +62,8 @@ atom_finder, predictions_atom_finder = model_assets(
         config=AtomFinderConfig,
         train=_make_atom_finder,
         predict=_predict_atoms,
-        code_version="1",
-        prediction_code_version="3",
+        code_version="2",
+        prediction_code_version="4",
         kinds={"scipy", "parquet"},
         predict_deps=(_SEGMENTER,),
     )

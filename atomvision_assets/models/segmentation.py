@@ -152,8 +152,8 @@ refined_segmenter, predictions_refined_segmenter = model_assets(
         config=RefinedSegmenterConfig,
         train=_make_refined_segmenter,
         predict=_predict_refined,
-        code_version="1",
-        prediction_code_version="1",
+        code_version="2",
+        prediction_code_version="2",
         kinds={"scipy", "parquet"},
         predict_deps=(_SEGMENTER, _SEGMENTED),
     )

@@ -74,6 +74,11 @@ class AtomFit:
         weights: [y, x], inverse variances of the pixels by which it was fitted.
         pixel_size_angstrom: edge of a pixel.
         is_converged: whether the last step was below the tolerance, or gained nothing that exceeds the noise.
+        deviance: -2 ln(likelihood), up to a constant of the image: of counts for Poisson noise, of other images for
+            Gaussian noise of unknown width.
+        free_numbers: how many were fitted.
+        noise_left: (n,), share of the standard deviation of each position that is left; below 1 where more than this
+            atom's own counts told of it.
     """
 
     positions_angstrom: Floats
@@ -84,6 +89,14 @@ class AtomFit:
     weights: Floats
     pixel_size_angstrom: float
     is_converged: bool
+    deviance: float
+    free_numbers: int
+    noise_left: Floats
+
+    @property
+    def information_criterion(self) -> float:
+        """Akaike's: of two fits of an image, the lower one will be nearer to another image of the same atoms."""
+        return self.deviance + 2 * self.free_numbers
 
     def deviations(self, index: ArrayLike | None = None) -> Floats:
         """Standard deviations (m, 3) of intensity, x and y of atoms, all others being free too.
@@ -395,10 +408,23 @@ class _Problem:
         weights = self.weights(model)
         if not self.is_counts:
             weights = weights / max(float(np.mean((self.image - model) ** 2)), 1e-300)
-        background = np.tensordot(state.background, self.polynomials, axes=1)
         return AtomFit(
-            state.positions, state.intensities, state.sigma, background, model, weights, self.pixel, is_converged
+            state.positions,
+            state.intensities,
+            state.sigma,
+            np.tensordot(state.background, self.polynomials, axes=1),
+            model,
+            weights,
+            self.pixel,
+            is_converged,
+            self._deviance(state),
+            3 * len(state.intensities) + len(self.polynomials) + (self.parameters.sigma_angstrom is None),
+            np.ones(len(state.intensities)),
         )
+
+    def _deviance(self, state: _State) -> float:
+        pixels, cost = self.image.size, self.cost(state)
+        return 2 * cost if self.is_counts else float(pixels * np.log(max(cost / pixels, 1e-300)))
 
     def _equations(
         self, state: _State, weights: Floats, shared: Floats, residual: Floats, matrix: csc_array

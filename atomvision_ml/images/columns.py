@@ -121,7 +121,7 @@ def merge_columns(
         np.ones(len(weights), np.int64),
     )
     while True:
-        groups = _groups(columns.positions_angstrom, periods_angstrom, distance_angstrom)
+        groups = connected_points(columns.positions_angstrom, periods_angstrom, distance_angstrom)
         merged = [_merge_group(columns, group, periods_angstrom, distance_angstrom) for group in groups]
         parts = sorted((part for group in merged for part in group), key=lambda part: part[0])
         if len(parts) == len(columns.weights):
@@ -133,8 +133,11 @@ def merge_columns(
         )
 
 
-def _groups(xy: np.ndarray, periods: np.ndarray, distance: float) -> list[np.ndarray]:
-    """Sets of points connected by steps shorter than the distance; a list with one index array for each set."""
+def connected_points(xy: np.ndarray, periods: np.ndarray, distance: float) -> list[np.ndarray]:
+    """Sets of points (n, 2) connected by steps shorter than the distance; a list with one index array for each set.
+
+    Under periods (2, 2) or (0, 2), steps to the points' images count too.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree

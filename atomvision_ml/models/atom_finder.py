@@ -3,7 +3,8 @@
 Belongs here: its parameters and its steps. The segmenter says where atoms are; the fit
 (:mod:`atomvision_ml.images.atom_fit`) puts them where the counts want them. What then stands out of the residual is an
 atom that was missed: it is added and all are fitted again; what is not significant is taken out. So weak columns beside
-heavy ones, atoms just outside the field, and two atoms under one maximum are seen too.
+heavy ones, atoms just outside the field, and two atoms under one maximum are seen too. Whether there is a background is
+asked of the image. What the crystal repeats makes positions surer (:mod:`atomvision_ml.models.repetition`).
 
 Atoms closer than 1 Å are given as one column at their intensity-weighted centre, as the true columns are; the atoms as
 they were fitted are in the result as well.
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from atomvision_ml.images.atom_fit import AtomFit, AtomFitParameters, fit_atoms
 from atomvision_ml.images.atoms import as_rows, local_maxima
 from atomvision_ml.images.columns import Columns, merge_columns
+from atomvision_ml.models.repetition import drawn_to_sites
 from atomvision_ml.models.segmenter import segment
 
 Floats = NDArray[np.float64]
@@ -44,7 +46,12 @@ class AtomFinderParameters(BaseModel):
     sigma_angstrom: float | None = Field(
         default=0.5, gt=0, description="Standard deviation of an atom's image in Å; null: fitted, the same for all."
     )
-    background_degree: int = Field(default=0, ge=-1, le=4, description="Degree of the background; -1: there is none.")
+    background_degree: int | None = Field(
+        default=None,
+        ge=-1,
+        le=4,
+        description="Degree of the background; -1: there is none; null: none or a constant one, as the image says.",
+    )
     is_counts: bool | None = Field(
         default=None, description="Whether pixels are counted electrons; null: if all are whole and not negative."
     )
@@ -57,6 +64,10 @@ class AtomFinderParameters(BaseModel):
     )
     least_column_intensity: float = Field(
         default=0.03, ge=0, description="Least intensity of a column that is reported, as a share of the brightest."
+    )
+    has_repetition: bool = Field(
+        default=True,
+        description="Positions are drawn towards those of the same atom in other cells, as far as it repeats.",
     )
     column_distance_angstrom: float = Field(default=1.0, ge=0, description="Atoms closer than this are one column, Å.")
 
@@ -123,26 +134,64 @@ def complete_fit(
 ) -> AtomFit:
     """The joint fit, with missed atoms added and insignificant ones taken out.
 
+    A lattice of weak atoms looks much like a constant background. So, unless its degree is given, there is a background
+    only where it is significant beside the atoms that are found without it, and the fit with it, whose atoms may be
+    others, has the lower Akaike criterion. Positions then learn from the crystal's repetition
+    (:mod:`atomvision_ml.models.repetition`); the fit's model is that before.
+
     Args:
         image: [y, x], finite.
         pixel_size_angstrom: edge of a pixel in Å.
         start_angstrom: (n, 2) positions to start from.
         parameters: of the finder.
     """
-    how = AtomFitParameters(
-        sigma_angstrom=parameters.sigma_angstrom,
-        background_degree=parameters.background_degree,
-        is_counts=parameters.is_counts,
+    fit = _with_background(image, pixel_size_angstrom, start_angstrom, parameters)
+    if not parameters.has_repetition:
+        return fit
+    return drawn_to_sites(fit, image, _kept(fit, image.shape, parameters))
+
+
+def _with_background(
+    image: Floats, pixel_size_angstrom: float, start_angstrom: Floats, parameters: AtomFinderParameters
+) -> AtomFit:
+    """The completed fit with the background that is asked for, or that the image asks for."""
+    none, constant = (
+        AtomFitParameters(
+            sigma_angstrom=parameters.sigma_angstrom, is_counts=parameters.is_counts, background_degree=degree
+        )
+        for degree in (-1, 0)
     )
-    rough = how.model_copy(update={"tolerance_angstrom": _ROUGH_ANGSTROM})
-    fit, refused = fit_atoms(image, pixel_size_angstrom, start_angstrom, rough), np.zeros((0, 2))
+    if parameters.background_degree is not None:
+        given = none.model_copy(update={"background_degree": parameters.background_degree})
+        return _completed(image, pixel_size_angstrom, start_angstrom, parameters, given)
+    without = _completed(image, pixel_size_angstrom, start_angstrom, parameters, none)
+    nested = fit_atoms(image, pixel_size_angstrom, without.positions_angstrom, _rough(constant))
+    if without.deviance - nested.deviance < parameters.least_significance**2:
+        return without
+    both = without, _completed(image, pixel_size_angstrom, start_angstrom, parameters, constant)
+    return min(both, key=lambda fit: fit.information_criterion)
+
+
+def _rough(how: AtomFitParameters) -> AtomFitParameters:
+    return how.model_copy(update={"tolerance_angstrom": _ROUGH_ANGSTROM})
+
+
+def _completed(
+    image: Floats,
+    pixel_size_angstrom: float,
+    start_angstrom: Floats,
+    parameters: AtomFinderParameters,
+    how: AtomFitParameters,
+) -> AtomFit:
+    """As :func:`complete_fit`, with a background of known degree."""
+    fit, refused = fit_atoms(image, pixel_size_angstrom, start_angstrom, _rough(how)), np.zeros((0, 2))
     for _ in range(parameters.rounds):
         kept = _kept(fit, image.shape, parameters)
         refused = np.vstack([refused, fit.positions_angstrom[~kept]])
         missed = _far_from(refused, _missed(fit, image, parameters))
         if kept.all() and not len(missed):
             break
-        fit = fit_atoms(image, pixel_size_angstrom, np.vstack([fit.positions_angstrom[kept], missed]), rough)
+        fit = fit_atoms(image, pixel_size_angstrom, np.vstack([fit.positions_angstrom[kept], missed]), _rough(how))
     return fit_atoms(image, pixel_size_angstrom, fit.positions_angstrom, how)
 
 

@@ -5,7 +5,7 @@ from scipy.spatial import cKDTree
 import atomvision_ml as av
 from atomvision_ml.images.detector import DetectorParameters, detect, poisson_counts
 from atomvision_ml.images.stem import Projection, View, render_batch
-from atomvision_ml.models.atom_finder import AtomFinderParameters, find_atoms, region_statistics
+from atomvision_ml.models.atom_finder import AtomFinderParameters, complete_fit, find_atoms, region_statistics
 from atomvision_ml.models.registry import create_model
 
 PIXEL, SIZE = 0.15, 112
@@ -21,6 +21,10 @@ def sheet(weak=1.0, step=(0.0, 1.42)):
 
 def positions(atoms):
     return np.array([(atom["x_angstrom"], atom["y_angstrom"]) for atom in atoms])
+
+
+def finder(background_degree):
+    return AtomFinderParameters(background_degree=background_degree)
 
 
 def true_columns(projection, distance=1.0):
@@ -58,6 +62,20 @@ def test_counts_with_background_are_found_within_their_uncertainty():
     assert result.fit.background.mean() * 10 == pytest.approx(1000 * PIXEL**2, rel=0.3)
     intensities = np.array([result.columns[number]["intensity"] for number in index])
     assert intensities.std() / intensities.mean() < 0.08
+
+
+def test_a_lattice_of_weak_atoms_is_no_background():
+    """Every 1.4 Å an atom of 2 % of the heavy ones' intensity, which lie 5.6 Å apart."""
+    grid = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(-1, 2) * 1.4
+    weights = np.where(np.arange(16) == 0, 20.0, 0.4)
+    dense = Projection(grid, weights, np.eye(2) * 5.6)
+    image = render_batch([dense], [VIEW], precision="float64")[0]
+    counts, true = poisson_counts(image, PIXEL, 1000, 2).astype(float), true_columns(dense)
+    by_degree = {degree: complete_fit(counts, PIXEL, true, finder(degree)) for degree in (None, 0)}
+    assert by_degree[None].background.mean() == 0
+    found = {degree: cKDTree(fit.positions_angstrom).query(true)[0] for degree, fit in by_degree.items()}
+    assert np.mean(found[None] < 0.3) > 0.8
+    assert np.mean(found[0] < 0.3) < 0.2
 
 
 def test_weak_neighbour_of_a_heavy_atom_is_seen():
