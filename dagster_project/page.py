@@ -42,14 +42,14 @@ class Page:
             A function that shows a message of a step that runs in another process.
         """
         names = [step.name for step in steps]
-        with self.console.status(" · ".join(names)) as status:
+        with self.console.status(Text(" · ".join(names))) as status:
 
             def say(step: Step, message: str) -> None:
                 if self.console.is_terminal:
-                    status.update(" · ".join(message if step.name == name else name for name in names))
+                    status.update(Text(" · ".join(message if step.name == name else name for name in names)))
                 elif time.monotonic() - self._said_at >= LINE_EVERY_S:
                     self._said_at = time.monotonic()
-                    self.console.print(f"  {message}", soft_wrap=True)
+                    self.console.print(f"  {message}", soft_wrap=True, markup=False)
 
             with _listening(lambda message: say(steps[0], message)):
                 yield say
@@ -77,10 +77,10 @@ class Page:
                 self.console.print(mined)
             for model, verdict, reason, n_images in connection.execute(_RETRAINED).fetchall():
                 line = f"Retrained on {n_images} micrographs: {model} {verdict}. {reason}"
-                self.console.print(line, soft_wrap=True, highlight=False)
+                self.console.print(line, soft_wrap=True, markup=False, highlight=False)
         for name, key in (("Pictures", EVALUATION_GALLERY), ("Mined figures", LITERATURE_GALLERY)):
             for path in _pages(lake, key):
-                self.console.print(f"{name}: {path}", soft_wrap=True)
+                self.console.print(f"{name}: {path}", soft_wrap=True, markup=False)
         self.console.print(_NEXT, soft_wrap=True, highlight=False)
 
     def summary(self, outcomes: dict[Step, Outcome], seconds: float) -> None:

@@ -163,7 +163,7 @@ def main(
             root, names, target or released_folder(), size=size, sources=sources, config=config, console=console
         )
     except (ReleaseError, UnknownModelError) as error:
-        console.print(str(error), style="red")
+        console.print(str(error), style="red", markup=False)
         code = 1
     raise typer.Exit(code)
 

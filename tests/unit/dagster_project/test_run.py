@@ -190,6 +190,15 @@ def test_page_shows_each_outcome_on_one_line() -> None:
     assert "unchanged" in lines[2]
 
 
+def test_names_and_messages_with_brackets_are_shown_as_they_are() -> None:
+    out = io.StringIO()
+    page = Page(Console(file=out, width=200, force_terminal=True))
+    begun = step("images/stem", "c2db")
+    with page.running([begun]) as say:
+        say(begun, "images/stem[c2db] in [/notes]")
+    assert "images/stem[c2db] in [/notes]" in out.getvalue()
+
+
 def test_table_of_results_fits_a_terminal_of_80_columns() -> None:
     out = io.StringIO()
     rows = [
