@@ -106,7 +106,8 @@ def run(options: Options, processes: int, console: Console) -> int:
     try:
         instance = dg.DagsterInstance.get()
     except DagsterHomeNotSetError as error:
-        console.print(f"{error}\nSet DAGSTER_HOME to a folder with a dagster.yaml, or use make.", soft_wrap=True, markup=False)
+        console.print(str(error), soft_wrap=True, markup=False)
+        console.print("Set DAGSTER_HOME to a folder with a dagster.yaml, or use make.", soft_wrap=True)
         return 2
     with instance:
         if ended := end_killed_runs(instance):
