@@ -338,7 +338,7 @@ def _position_uncertainty(fit: Any) -> float | None:
     if fit is None or not len(fit.intensities):
         return None
     some = np.arange(0, len(fit.intensities), max(1, len(fit.intensities) // 50))
-    deviation = float(np.median(fit.deviations(some)[:, 1:]))
+    deviation = float(np.median(fit.deviations(some)[:, 1:] * fit.noise_left[some, None]))
     return deviation if np.isfinite(deviation) else None
 
 
