@@ -22,7 +22,7 @@ from atomvision_ml.models.lattice_finder import NoLatticeError, find_lattice
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_MOST_ATOMS = 5000  # whose pairs are compared
+_MOST_ATOMS = 2500  # all pairs of the same site are compared
 _LINK_ANGSTROM = 0.25  # between members of a site that are brought into one cell
 _FEWEST_MEMBERS = 4
 _MOST_DEVIATIONS = 4.0
