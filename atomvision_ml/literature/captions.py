@@ -102,7 +102,7 @@ class _Clause:
 def plain_caption(caption: str) -> str:
     """One line of plain text without remains of TeX or bold letters; sub- and superscripts as in the routes."""
     text = caption.replace("**", "").replace("ₓ", "x")
-    if "\\" not in text:
+    if "{" in text and "\\" not in text:
         text = _PLANE.sub(r"\\{\1\\}", text)
     if _TEX.search(text):
         return tex_to_text(_BAR.sub(r"-\1", text))

@@ -27,6 +27,7 @@ from atomvision_ml.literature.formulas import (
     normalised_formula,
     reduced_formula,
 )
+from atomvision_ml.literature.word_finder import WordFinder
 
 __all__ = [
     "Mention",
@@ -40,7 +41,8 @@ __all__ = [
 
 Role = Literal["sample", "substrate", "tip", "support"]
 
-_REACH = 28
+_REACH, _NEAR = 28, 10
+"""Characters before and after a material that tell what it is, and those of a dose or a stack."""
 _TOKEN = re.compile(rf"(?<![A-Za-z0-9^_.\\])(?:0?\.\d+)?({FORMULA})(?:Tx|Tz)?(?![A-Za-z'′]|\d)")
 _SYSTEM = re.compile(
     rf"(?<![A-Za-z0-9^_.–-])(?=[A-Z][a-z]?[-–])({ELEMENT}(?:[-–](?:\d+(?:\.\d+)?)?{ELEMENT})+)"
@@ -55,7 +57,7 @@ _DOSE = re.compile(r"(?:\d\s?m?M|\bL of|\d\s?%|\bppm(?: of)?|\d\s?(?:mbar|[mµ]?
 _PRESSURE = re.compile(r"\s?(?:gas|atmosphere|vapou?r|pressure|electrolyte|solution|exposure|plasma|flow|dos)")
 _MOLECULE = re.compile(r"\s?(?:molecules?|ad)")
 _DASHED = re.compile(r"-[A-Z]")
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9]*|\d{4}")
+_WORD = re.compile(r"[^\W_]+")
 
 
 class Mention(BaseModel):
@@ -152,25 +154,11 @@ def _formulas(text: str, constituents: frozenset[str]) -> Iterator[_Find]:
 
 
 def _named(text: str, constituents: frozenset[str]) -> Iterator[_Find]:
-    names, longest = _names()
-    found = list(_WORD.finditer(text))
-    words = [match[0].lower() for match in found]
-    skip = 0
-    for place in [place for place, word in enumerate(words) if word in longest]:
-        if place < skip:
-            continue
-        word = words[place]
-        for length in range(min(longest[word], len(words) - place), 0, -1):
-            name = " ".join(words[place : place + length])
-            formula = names.get(name)
-            if formula is None:
-                continue
-            start, end = found[place].start(), found[place + length - 1].end()
-            before, after = text[max(0, start - _REACH) : start], text[end : end + _REACH]
-            if not _is_part(before, after, composition(formula) or {}, constituents):
-                yield _Find(start, end, formula, name)
-            skip = place + length
-            break
+    formulas = _words()["names"]
+    for start, end, name in _names().find(text.lower()):
+        before, after = text[max(0, start - _REACH) : start], text[end : end + _REACH]
+        if not _is_part(before, after, set(elements_of(formulas[name])), constituents):
+            yield _Find(start, end, formulas[name], name.replace("-", " "))
 
 
 def _is_written_compound(raw: str) -> bool:
@@ -190,11 +178,11 @@ def _is_material(raw: str, before: str, after: str, constituents: frozenset[str]
             return False
         if _patterns()["no_compound_after"].match(after):
             return False
-        return not _DOSE.search(before) and not _PRESSURE.match(after)
+        return not _DOSE.search(before[-_NEAR:]) and not _PRESSURE.match(after)
     if raw in _words()["molecules"]:
         return True
     if any(not character.isalpha() for character in raw):
-        return bool(_STACK_BEFORE.search(before) or _STACK_AFTER.match(after)) and len(raw) > 2
+        return len(raw) > 2 and _is_stacked(before, after)
     return _is_element(raw, before, after, facet is not None, constituents)
 
 
@@ -203,11 +191,11 @@ def _is_element(symbol: str, before: str, after: str, has_facet: bool, constitue
     patterns = _patterns()
     if has_facet:
         return not after.startswith(" [") and (len(symbol) > 1 or after[:1] == "(")
-    if _ION.match(after) or _is_part(before, after, {symbol: 1.0}, constituents):
+    if _ION.match(after) or _is_part(before, after, {symbol}, constituents):
         return False
     if patterns["strong_after"].match(after):
         return not (symbol in _words()["words"] and not before.strip())
-    if _STACK_BEFORE.search(before) or _STACK_AFTER.match(after):
+    if _is_stacked(before, after):
         return not (len(symbol) == 1 and symbol != "C")
     if len(symbol) == 1 or (symbol in _words()["words"] and not before.rstrip()[-1:].isalpha()):
         return False
@@ -220,14 +208,19 @@ def _is_element(symbol: str, before: str, after: str, has_facet: bool, constitue
     )
 
 
-def _is_part(before: str, after: str, elements: dict[str, float], constituents: frozenset[str]) -> bool:
+def _is_stacked(before: str, after: str) -> bool:
+    """Whether a material stands in a stack such as "Fe/MgO"."""
+    return bool(_STACK_BEFORE.search(before[-_NEAR:]) or _STACK_AFTER.match(after))
+
+
+def _is_part(before: str, after: str, elements: set[str], constituents: frozenset[str]) -> bool:
     """Whether the words around make an element a dopant, a constituent or a spectral line."""
     patterns = _patterns()
     if len(elements) != 1:
         return False
     if patterns["part_after"].match(after) or patterns["part_before"].search(before):
         return True
-    return elements.keys() <= constituents and bool(patterns["constituent_after"].match(after))
+    return elements <= constituents and bool(patterns["constituent_after"].match(after))
 
 
 def _is_alloy(written: str, after: str) -> bool:
@@ -239,7 +232,7 @@ def _is_alloy(written: str, after: str) -> bool:
 
 
 def _role(before: str, after: str) -> Role:
-    patterns = _patterns()
+    patterns, before, after = _patterns(), before.lower(), after.lower()
     if patterns["tip_after"].match(after) or patterns["tip_before"].search(before):
         return "tip"
     if patterns["support_after"].match(after) or patterns["support_before"].search(before):
@@ -263,24 +256,20 @@ def _words() -> dict[str, Any]:
 
 
 @cache
-def _names() -> tuple[dict[str, str], dict[str, int]]:
-    """Formula by name, and the number of words of the longest name that begins with a word."""
-    names = {name.replace("-", " "): formula for name, formula in _words()["names"].items()}
-    longest: dict[str, int] = {}
-    for name in names:
-        first = name.split()[0]
-        longest[first] = max(longest.get(first, 0), len(name.split()))
-    return names, longest
+def _names() -> WordFinder:
+    """The named materials; of names that begin alike the longest counts, whatever joins its words."""
+    names = sorted(_words()["names"], key=lambda name: -len(_WORD.findall(name)))
+    return WordFinder([(name, ["[^a-z0-9]+".join(_WORD.findall(name))]) for name in names])
 
 
 @cache
 def _patterns() -> dict[str, re.Pattern[str]]:
-    """Contexts by name: those that follow a material are matched from its end, the others up to its beginning."""
+    """Contexts by name: those that follow a material are matched from its end, the others up to its beginning.
+
+    Those of roles are in lower case.
+    """
     contexts: dict[str, list[str]] = _words()["contexts"]
     return {
-        name: re.compile(
-            rf"(?:{'|'.join(words)})" if name.endswith("_after") else rf"(?:{'|'.join(words)})$",
-            re.IGNORECASE if name.startswith(("substrate", "support", "tip")) else 0,
-        )
+        name: re.compile(rf"(?:{'|'.join(words)})" if name.endswith("_after") else rf"(?:{'|'.join(words)})$")
         for name, words in contexts.items()
     }

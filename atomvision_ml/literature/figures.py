@@ -18,6 +18,7 @@ _SUPERSCRIPT = re.compile(r"([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+)")
 _BARRED = re.compile("(\\d)[\u00af\u203e\u0304\u0305]")
 """A negative Miller index."""
 _FROM_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+_UNUSUAL = re.compile(f"[{''.join(map(chr, {**_SPELLING, **_DIGITS, **_FROM_SUPERSCRIPT}))}\u00af\u203e\u0304\u0305∘]")
 
 
 class SubFigure(BaseModel):
@@ -46,6 +47,7 @@ def plain_text(text: str) -> str:
     """One line of text: Unicode in its composed form, one kind of minus and space, sub- and superscripts spelt out."""
     if text.isascii():
         return " ".join(text.split())
-    spelt = _SUPERSCRIPT.sub(lambda match: "^" + match[1].translate(_FROM_SUPERSCRIPT), text.translate(_DIGITS))
-    spelt = _BARRED.sub(r"-\1", spelt.translate(_SPELLING)).replace("^∘", "°")
-    return " ".join(unicodedata.normalize("NFC", spelt).split())
+    if _UNUSUAL.search(text):
+        text = _SUPERSCRIPT.sub(lambda match: "^" + match[1].translate(_FROM_SUPERSCRIPT), text.translate(_DIGITS))
+        text = _BARRED.sub(r"-\1", text.translate(_SPELLING)).replace("^∘", "°")
+    return " ".join(unicodedata.normalize("NFC", text).split())

@@ -80,13 +80,13 @@ _STOP = (
 _QUANTITY = re.compile(
     r"(?!\d)(?:(?:is|shows|gives|the|an?|measured|calculated|extracted|average|mean) )*"
     r"(?!(?:low|high|larg|small|same|differ|other|long|short|equal|zero|full|half|increas|decreas|wid|narrow)\w* )"
-    rf"(?:(?!(?:{_STOP}|maps?|images?)\b)[\w/'’–-]+ ){{0,4}}?(?:{_QUANTITIES})(?: [A-Z][\w–-]*)?"
+    rf"(?:(?!(?:{_STOP}|maps?|images?)\b)[\w/'’–-]+ ){{0,4}}?(?:{_QUANTITIES})(?: [a-z][\w–-]*)?"
     rf"(?= (?:{_STOP}|is|are|was|were|obtained|determined|extracted|measured|deduced|derived)\b|[,.;]|$"
     r"| ?\((?!colou?r))"
     r"(?!,? ?(?:is |=|:)? ?(?:about )?[~≈<>±]?\d)"
-    r"(?! of (?:about )?[~≈<>±]?\d[\d.,]* ?(?:[kmµnp]?m|Å|K|°|%|[mk]?e?V|ML|m?T|[pn]?A|h|min|m?s)(?!\w))",
-    re.IGNORECASE,
+    r"(?! of (?:about )?[~≈<>±]?\d[\d.,]* ?(?:[kmµμnp]?m|å|k|°|%|[mk]?e?v|ml|m?t|[pn]?a|h|min|m?s)(?!\w))"
 )
+"""Of a text in lower case."""
 _IS_QUANTITY = re.compile(rf"(?:.*[ -])?(?:{_QUANTITIES})")
 _VALUE = re.compile(r",? ?(?:of |is |was |=|:)? ?(?:about |ca\. ?)?[~≈<>±−-]?\d")
 _CONDITION = re.compile(
@@ -281,11 +281,12 @@ def _carried_answer(context: _Context, preamble: Sequence[_Hit]) -> _Answer:
 
 def _mapped(context: _Context) -> str | None:
     """The modality of a bare quantity that the microscope of the preamble maps: the friction of a force microscope."""
-    text = context.panel.text
-    if not context.parts.preamble or len(text) > _LONGEST_MAPPED or _CURVE.search(text):
+    text, preamble = context.panel.text, context.parts.preamble
+    if not preamble or len(text) > _LONGEST_MAPPED:
         return None
-    lower = _CAPITALISED.sub(_lower, text)
-    return next((name for name, words in _mappings(context.parts.preamble) if words.match(lower)), None)
+    lower, mapped = _CAPITALISED.sub(_lower, text), _vocabulary().mapped
+    name = next((name for within, name, words in mapped if words.match(lower) and within.search(preamble)), None)
+    return name if name and not _CURVE.search(text) else None
 
 
 def _is_element(context: _Context) -> bool:
@@ -331,7 +332,7 @@ def _begins_with_quantity(text: str, own: Sequence[_Hit]) -> bool:
     is_named = bool(own) and own[0].kind not in _OPEN
     if is_named and own[0].start < _SHORTEST_QUANTITY:
         return False
-    match = _QUANTITY.match(text)
+    match = _QUANTITY.match(text.lower())
     return match is not None and (not is_named or match.end() <= own[0].start)
 
 
@@ -522,12 +523,6 @@ def _is_head(before: _Hit, hit: _Hit, text: str) -> bool:
     if hit.word.startswith(_DERIVED):
         return False
     return before.kind not in _OPEN and hit.kind in ("diffraction", "plot", "other", "schematic")
-
-
-@lru_cache(maxsize=64)
-def _mappings(preamble: str) -> list[tuple[str, re.Pattern[str]]]:
-    """Modality and words of the quantities that the microscopes of a preamble map."""
-    return [(name, words) for within, name, words in _vocabulary().mapped if within.search(preamble)]
 
 
 def _lower(match: re.Match[str]) -> str:

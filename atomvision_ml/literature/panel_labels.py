@@ -52,26 +52,23 @@ _PANEL = re.compile(rf"(?<!in )(?<!of )(?<!see )(?<!from )\b[Pp]anels? ({_GROUP}
 _NO_LABEL_BEFORE = re.compile(
     r"\b(?:(?:eqs?|refs?|figs?)\.?|equations?|references?|figures?|tables?|(?<!cross[- ])sections?|supplementary)"
     r"\s*\d*\s*$",
-    re.IGNORECASE,
 )
 _MARKER_BEFORE = re.compile(
     r"(?:\b(?:circles?|labell?ed|marked|points?|particles?|regions?|positions?|sites?|arrows?|windows?|grains?|spots?|"
     r"peaks?|lines?|squares?|boxes|numbered|denoted|indicated by)\.?\s*\d*\s*)$",
-    re.IGNORECASE,
 )
 _NO_LABEL_AFTER = re.compile(r"\s*(?:denotes?|marks?|labels?|stands? for|indicates?|corresponds?|refers?)\b")
 _POINTS = re.compile(
     r"(?:\b(?:in|of|from|see|as|by|with|than|to|between|for|like|within|at|per|panels?|insets?|parts?|both|the|box|"
     r"rectangle|along|around|on|over))\s*$",
-    re.IGNORECASE,
 )
 _FUNCTION_WORD = re.compile(
     r"\s*(?:$|[.,;)\]]|(?:and|is|are|was|were|shows?|with|at|in|by|taken|recorded|for|along|respectively|as|that|which|on|"
     r"to|over|but|while|where)\b)"
 )
-_CLAUSE_START = re.compile(
-    r"(?:^|[.;:,!?)\]—–|(]|\b(?:and|while|whereas|but|or|plus))\s*$|(?:^|[.;]\s)\s*panels?\s*$", re.IGNORECASE
-)
+_CLAUSE_SIGNS = ".;:,!?)]—–|("
+_CLAUSE_WORD = re.compile(r"\b(?:and|while|whereas|but|or|plus)$|(?:^|[.;]\s)\s*panels?$")
+_PANEL_BEFORE = re.compile(r"panels?\s*$")
 
 
 _REACH = 16
@@ -118,9 +115,8 @@ def in_order(labels: Iterable[str]) -> list[str]:
     """Labels of one figure in the order of their alphabet."""
     chosen = list(labels)
     for alphabet in _PLACES:
-        places = {label: _place(label, alphabet) for label in chosen}
-        if None not in places.values():
-            return sorted(chosen, key=lambda label: (places[label] or 0, label))
+        if all(_place(label, alphabet) is not None for label in chosen):
+            return sorted(chosen, key=lambda label: (_place(label, alphabet) or 0, label))
     return chosen
 
 
@@ -157,11 +153,11 @@ def _readings(text: str) -> list[list[Mark]]:
     if "anel" in text:
         bare = sorted({*bare, *((match.start(1), match.end(), match[1]) for match in _PANEL.finditer(text))})
     readings = []
-    for alphabet in _PLACES if bracketed or bare else ():
-        first = _NAMES[alphabet][0]
-        if any(group.startswith(first) or group[0] in first for _, _, group in bracketed):
+    bracketed_firsts, bare_firsts = ({group[0] for _, _, group in found} for found in (bracketed, bare))
+    for alphabet, (first, *_) in _NAMES.items():
+        if first in bracketed_firsts:
             readings.append(_continued(_defining(text, bracketed, alphabet), bare, alphabet))
-        if any(group.startswith(first) for _, _, group in bare):
+        if first in bare_firsts:
             readings.append(_continued(_in_sequence(bare, alphabet), bracketed, alphabet))
     return readings
 
@@ -214,18 +210,18 @@ def _defining(text: str, found: Sequence[tuple[int, int, str]], alphabet: Alphab
     opening = {
         label
         for start, end, group in found
-        if _CLAUSE_START.search(text[max(0, start - 8) : start]) and not _FUNCTION_WORD.match(text[end : end + 16])
+        if _opens_clause(text[max(0, start - 8) : start].lower()) and not _FUNCTION_WORD.match(text[end : end + 16])
         for label in expand_labels(group)
     }
     for start, end, group in found:
         labels = expand_labels(group)
         if any(_place(label, alphabet) is None for label in labels) or known & set(labels):
             continue
-        before, after = text[max(0, start - _REACH) : start], text[end : end + _REACH]
+        before, after = text[max(0, start - _REACH) : start].lower(), text[end : end + _REACH]
         if _is_no_label(text, before, after, start):
             continue
-        mark = Mark(start, end, labels, bool(_CLAUSE_START.search(before)))
-        if _POINTS.search(before) and not mark.opens and _FUNCTION_WORD.match(after):
+        mark = Mark(start, end, labels, _opens_clause(before))
+        if not mark.opens and _FUNCTION_WORD.match(after) and _POINTS.search(before):
             places = {_place(label, alphabet) for label in known}
             is_next = _place(labels[0], alphabet) == next(place for place in range(99) if place not in places)
             if not is_next or opening & set(labels):
@@ -235,15 +231,21 @@ def _defining(text: str, found: Sequence[tuple[int, int, str]], alphabet: Alphab
     return _without_gap(sorted(marks, key=lambda mark: mark.start), alphabet)
 
 
+def _opens_clause(before: str) -> bool:
+    """Whether a clause begins behind some words, which are in lower case."""
+    head = before.rstrip()
+    return not head or head[-1] in _CLAUSE_SIGNS or _CLAUSE_WORD.search(head) is not None
+
+
 def _is_no_label(text: str, before: str, after: str, start: int) -> bool:
     if _NO_LABEL_BEFORE.search(before):
         return True
     if not text[start + 1].islower() and _MARKER_BEFORE.search(before):
         return True
-    if _NO_LABEL_AFTER.match(after) and not re.search(r"[Pp]anels?\s*$", before):
-        return True
-    if re.search(r"[Pp]anels?\s*$", before):
+    if _PANEL_BEFORE.search(before):
         return False
+    if _NO_LABEL_AFTER.match(after):
+        return True
     inside = text[:start]
     return inside.count("[") > inside.count("]") and text[start] != "["
 

@@ -1,13 +1,14 @@
 """Many words, written as regular expressions, found in one pass.
 
 Belongs here: the search alone. Python tries the alternatives of a pattern one by one at every place of a text; here
-only those are tried that can begin with the three characters at that place, and only where a word begins.
+only those are tried that can begin with the three characters at that place, and only where one of them can begin.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 _ATOM = re.compile(r"\\(?P<escaped>.)|\[(?P<listed>(?:\\.|[^\]])+)\]|(?P<plain>[^(|)])", re.DOTALL)
@@ -17,6 +18,9 @@ _QUANTIFIER = re.compile(r"(?:[?*+]|\{[^}]*\})?")
 _RANGE = re.compile(r"(.)-(.)")
 _ANY = ""
 """Stands for every character."""
+
+START = "\x02"
+"""Stands for the beginning of the text, where a pattern says ``^``."""
 
 _KNOWN = 3
 """How many first characters choose among the words."""
@@ -42,11 +46,10 @@ class WordFinder:
         if vague := [word for _, word, each in self._words if _ANY in each]:
             raise ValueError(f"a word must tell its first character; these do not: {', '.join(vague)}")
         self._unless = [(each, beginnings(each)) for each in unless]
-        self._searches: dict[str, _Search | None] = {}
+        self._searches: dict[str, _Search] = {}
         self._compiled: dict[tuple[str, ...], _Search] = {}
-        firsts = {each[0] for _, _, group in self._words for each in group}
-        own = "".join(re.escape(first) for first in firsts if not first.isalnum())
-        self._begins = re.compile(rf"\b\w|(?<!\w)[{own}]" if own else r"\b\w")
+        known = {each for _, _, group in self._words for each in group}
+        self._begins = re.compile(rf"(?<!\w)(?={_any_of(known)})")
 
     def find(self, text: str) -> Iterator[tuple[int, int, str]]:
         """Start, end and kind of each word, in the order of the text."""
@@ -55,22 +58,17 @@ class WordFinder:
             start = begin.start()
             if start < end:
                 continue
-            first = text[start : start + _KNOWN]
-            if first not in searches:
-                searches[first] = self._search(first)
-            if (search := searches[first]) is None:
-                continue
+            first = text[start : start + _KNOWN] if start else START + text[:_KNOWN]
+            search = searches.get(first) or self._search(first)
             match = search.pattern.match(text, start)
             if match is not None:
                 end = match.end()
                 yield start, end, search.kinds[match.lastindex or 0]
 
-    def _search(self, first: str) -> _Search | None:
+    def _search(self, first: str) -> _Search:
         """What is tried where a text goes on with some characters (fewer at its end)."""
-        fitting = {first[:length] for length in range(len(first) + 1)}
+        fitting = {each[:length] for each in (first, first.removeprefix(START)) for length in range(len(each) + 1)}
         chosen = [(kind, word) for kind, word, each in self._words if each & fitting]
-        if not chosen:
-            return None
         barred = [word for word, each in self._unless if each & fitting]
         key = (*barred, "", *(word for _, word in chosen))
         if key not in self._compiled:
@@ -78,7 +76,8 @@ class WordFinder:
             never = f"(?!{'|'.join(barred)})" if barred else ""
             pattern = re.compile(rf"{never}(?:{groups})(?!\w)")
             self._compiled[key] = _Search(pattern, ("", *(kind for kind, _ in chosen)))
-        return self._compiled[key]
+        self._searches[first] = self._compiled[key]
+        return self._searches[first]
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def _joined(before: _Beginning, after: set[_Beginning]) -> set[_Beginning]:
 def _of_atom(atom: re.Match[str]) -> set[str]:
     """Nothing where the atom has no width."""
     if atom["plain"]:
-        return {".": {_ANY}, "^": set(), "$": set()}.get(atom["plain"], {atom["plain"]})
+        return {".": {_ANY}, "^": {START}, "$": set()}.get(atom["plain"], {atom["plain"]})
     if atom["escaped"]:
         return set() if atom["escaped"] == "b" else {_ANY} if atom["escaped"].isalpha() else {atom["escaped"]}
     listed = atom["listed"]
@@ -141,6 +140,16 @@ def _of_atom(atom: re.Match[str]) -> set[str]:
         return {_ANY}
     ranges = {chr(code) for first, last in _RANGE.findall(listed) for code in range(ord(first), ord(last) + 1)}
     return ranges | set(_RANGE.sub("", listed))
+
+
+def _any_of(texts: Iterable[str]) -> str:
+    """A pattern of some beginnings, gathered by their first characters."""
+    ends: defaultdict[str, set[str]] = defaultdict(set)
+    for text in texts:
+        if not text:
+            return ""
+        ends["^" if text[0] == START else re.escape(text[0])].add(text[1:])
+    return f"(?:{'|'.join(first + _any_of(ends[first]) for first in sorted(ends))})"
 
 
 def _alternatives(pattern: str) -> list[str]:

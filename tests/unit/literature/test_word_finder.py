@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atomvision_ml.literature.word_finder import WordFinder, beginnings
+from atomvision_ml.literature.word_finder import START, WordFinder, beginnings
 
 KINDS = [
     ("plot", ["spectr(?:um|a)", "(?:line )?profiles?", "θ-2θ", r"I\(V\)"]),
@@ -23,14 +23,14 @@ UNLESS = ["the", r"\d+(?!D)"]
         ("(?:a|[bc]d)e", "ae bde cde"),
         ("(?:x )?yz", "x_y yz"),
         (r"a?b*\(", "ab a( b ("),
-        (r"^(?<!k)\bq", "q"),
+        (r"^(?<!k)\bq", "^q"),
         ("[0-2]+x", "0 1 2"),
         (r"k\w+", "k"),
         ("(?:ab?)?c", "abc ac c"),
     ],
 )
 def test_beginnings(pattern: str, expected: str) -> None:
-    assert beginnings(pattern) == {each.replace("_", " ") for each in expected.split()}
+    assert beginnings(pattern) == {each.replace("_", " ").replace("^", START) for each in expected.split()}
 
 
 def test_a_word_that_can_begin_with_anything_is_refused() -> None:
