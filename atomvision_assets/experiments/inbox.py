@@ -25,6 +25,7 @@ class Inbox(dg.ConfigurableResource):
     s3_endpoint_url: str | None = None
     rest_s: float = 60.0
     claim_s: float = 3600.0
+    partner_wait_s: float = 600.0
 
     @classmethod
     def of(cls, chosen: Settings) -> Inbox:
@@ -55,4 +56,5 @@ class Inbox(dg.ConfigurableResource):
         from atomvision_ml.experiments.ledger import InboxRules
         from atomvision_ml.experiments.ledger_store import LedgerStore
 
-        return LedgerStore(self.ledger, InboxRules(minimum_age_s=self.rest_s, claim_s=self.claim_s))
+        rules = InboxRules(minimum_age_s=self.rest_s, claim_s=self.claim_s, partner_wait_s=self.partner_wait_s)
+        return LedgerStore(self.ledger, rules)

@@ -90,12 +90,16 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-@pytest.fixture
-def bench(tmp_path: Path, instance: dg.DagsterInstance) -> Bench:
-    root = tmp_path / "root"
-    inbox = Inbox(url=str(root / "inbox" / "files"), ledger=str(root / "inbox" / "ledger.sqlite"), rest_s=0.0)
+def bench_of(root: Path, instance: dg.DagsterInstance, **waits: float) -> Bench:
+    """A bench with an empty inbox whose files need not rest."""
+    inbox = Inbox(url=str(root / "inbox" / "files"), ledger=str(root / "inbox" / "ledger.sqlite"), rest_s=0.0, **waits)
     Path(inbox.url).mkdir(parents=True)
     return Bench(root, inbox, instance)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, instance: dg.DagsterInstance) -> Bench:
+    return bench_of(tmp_path / "root", instance)
 
 
 def write_image(path: Path, seed: int) -> None:
@@ -225,10 +229,11 @@ def tree(folder: Path) -> dict[str, tuple[int, int, str]]:
 
 @pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)], ids=["a part", "the whole corpus"])
 def test_hostile_files_become_rejected_rows(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance, every: int
 ) -> None:
     """Each case in a folder of its own; what a reader may still find in some of them is accepted."""
     monkeypatch.chdir(tmp_path)
+    bench = bench_of(tmp_path / "root", instance, partner_wait_s=0.0)
     (tmp_path / "genuine").mkdir()
     files = genuine(tmp_path / "genuine")
     chosen = [case for number, case in enumerate(cases(files)) if every == 1 or number % every == 3]
