@@ -58,7 +58,7 @@ def facets(context: dg.AssetExecutionContext, store: Store, config: FacetsConfig
 
 @table_asset(
     EXPERIMENTS_PARTICLES,
-    code_version="1",
+    code_version="2",
     kinds={"python", "parquet"},
     deps=[EXPERIMENTS_MICROGRAPHS],
     checks=MEASURED,

@@ -26,6 +26,7 @@ FIELDS: dict[str, ParticleFieldParameters] = {
     "discs, overlapping": ParticleFieldParameters(shapes=("disc",)),
     "discs and ellipses, overlapping": ParticleFieldParameters(),
     "the same, a tenth of the electrons": ParticleFieldParameters(electrons_per_px=20.0),
+    "the same, hiding each other": ParticleFieldParameters(is_hiding=True),
     "five shapes, overlapping": ParticleFieldParameters(
         shapes=("disc", "ellipse", "rod", "square", "triangle"), count=30
     ),

@@ -1,7 +1,7 @@
 """Images of nanoparticles whose outlines are known, as bright-field TEM shows them.
 
-Belongs here: drawing. Particles absorb, so where two overlap the image is darker still; support, uneven illumination,
-blur and counting noise are added.
+Belongs here: drawing. Particles absorb, so where two overlap the image is darker still, unless they hide each other;
+support, uneven illumination, blur and counting noise are added.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class ParticleFieldParameters(BaseModel):
     )
     largest_overlap: float = Field(
         default=0.3, ge=0, lt=1, description="Largest share of a particle that others cover."
+    )
+    is_hiding: bool = Field(
+        default=False, description="Whether a particle hides what lies under it, instead of absorbing on top of it."
     )
     absorption: float = Field(default=0.35, gt=0, lt=1, description="Share of the intensity that a particle takes.")
     unevenness: float = Field(default=0.2, ge=0, lt=1, description="Fall of the illumination towards the corners.")
@@ -156,7 +159,8 @@ def _image(placed: list[KnownParticle], parameters: ParticleFieldParameters, ran
     for particle in placed:
         fine = _covered(particle.polygon * _SUPERSAMPLING + (_SUPERSAMPLING - 1) / 2, size * _SUPERSAMPLING)
         share = fine.reshape(size, _SUPERSAMPLING, size, _SUPERSAMPLING).mean(axis=(1, 3))
-        through = through * (1 - parameters.absorption * share)
+        own = 1 - parameters.absorption * share
+        through = np.minimum(through, own) if parameters.is_hiding else through * own
     y, x = (np.mgrid[:size, :size] + 0.5) / size * 2 - 1
     light = 1 - parameters.unevenness * (x**2 + y**2) / 2 + 0.3 * parameters.unevenness * x
     grain = gaussian_filter(random.normal(0, 1, (size, size)), 1.5)

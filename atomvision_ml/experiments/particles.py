@@ -15,6 +15,7 @@ Belongs here: from pixels to measured particles. Classes of shapes are in
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from atomvision_ml.experiments.particle_overlaps import overlapping_particles
 from atomvision_ml.images.preprocess import smooth_part
 
 Array = NDArray[np.float64]
@@ -36,6 +38,9 @@ _RIDGE = 0.99
 
 _CORNER_SHARE = 0.2
 """A piece with less of the other's area is a corner of it, where the waist is wide."""
+
+_NOTCH_PX, _NOTCH = 1.5, 0.1
+"""A notch in the outline of a single particle is at most so many pixels deep, and this share of half its width."""
 
 _SECTOR_DEG = 10.0
 _MOST_COMPLETED = 2.5
@@ -160,13 +165,12 @@ def find_particles(image: ArrayLike, parameters: ParticleParameters | None = Non
             f"particles need a finite image [y, x] with sides of {_SMALLEST_SIDE_PX} pixels or more; got {values.shape}"
         )
     binned, binning = _binned(values)
-    flat, threshold, polarity, contrast = _contrasted(binned, chosen)
-    if contrast < chosen.least_contrast:
-        return ParticleField((), np.zeros(binned.shape, np.int32), binning, polarity, contrast)
-    mask = _mask(flat > threshold, chosen.smallest_diameter_px / binning)
-    pieces = _pieces(mask, chosen)
-    labels, particles = _measured(flat - threshold, pieces, binning, chosen)
-    return ParticleField(particles, labels, binning, polarity, contrast)
+    seen = _contrasted(binned, chosen)
+    if seen.contrast < chosen.least_contrast:
+        return ParticleField((), np.zeros(binned.shape, np.int32), binning, seen.polarity, seen.contrast)
+    mask = _mask(seen.excess > 0, chosen.smallest_diameter_px / binning)
+    labels, particles = _measured(seen.excess, _regions(mask, seen, binning, chosen), binning, chosen)
+    return ParticleField(particles, labels, binning, seen.polarity, seen.contrast)
 
 
 def _binned(values: Array) -> tuple[Array, int]:
@@ -176,8 +180,27 @@ def _binned(values: Array) -> tuple[Array, int]:
     return np.asarray(blocks.mean(axis=(1, 3))), factor
 
 
-def _contrasted(values: Array, parameters: ParticleParameters) -> tuple[Array, float, Polarity, float]:
-    """Smoothed image with bright particles, the threshold, the polarity and the contrast.
+@dataclass(frozen=True)
+class _Contrast:
+    """What of an image is particles.
+
+    Attributes:
+        excess: [y, x] smoothed image, particles bright, over the threshold.
+        layers: [y, x] what a pixel differs from the support, over what one particle does.
+        midway: value of ``layers`` between one particle and two that lie upon one another.
+        polarity: whether particles are darker or brighter than the support.
+        contrast: as in :class:`ParticleField`.
+    """
+
+    excess: Array
+    layers: Array
+    midway: float
+    polarity: Polarity
+    contrast: float
+
+
+def _contrasted(values: Array, parameters: ParticleParameters) -> _Contrast:
+    """The smoothed image against its support.
 
     The background is fitted twice, the second time to the support alone, so that particles do not bend it.
     """
@@ -186,7 +209,7 @@ def _contrasted(values: Array, parameters: ParticleParameters) -> tuple[Array, f
 
     smooth = gaussian_filter(values, parameters.smoothing_px, mode="reflect")
     if np.ptp(smooth) <= 1e-9 * np.abs(smooth).max():
-        return smooth, float(smooth.max()), parameters.polarity or Polarity.DARK, 0.0
+        return _Contrast(smooth, smooth, math.inf, parameters.polarity or Polarity.DARK, 0.0)
     flat = smooth - smooth_part(smooth)
     for _ in range(2):
         above = flat > threshold_otsu(flat)
@@ -200,7 +223,11 @@ def _contrasted(values: Array, parameters: ParticleParameters) -> tuple[Array, f
     spread = math.hypot(float(signed[inside].std()), float(signed[~inside].std()))
     contrast = float(signed[inside].mean() - signed[~inside].mean()) / max(spread, np.finfo(float).tiny)
     level = 0.5 * float(np.median(signed[inside]) + np.median(signed[~inside]))
-    return signed, level, Polarity.BRIGHT if is_bright else Polarity.DARK, contrast
+    # Two dark particles let through the product of what each lets through; two bright ones add up.
+    share = signed / np.maximum(smooth - flat, 1e-3 * float(np.abs(smooth).max())) if not is_bright else signed
+    one = float(np.median(share[inside]))
+    midway = 1.5 if is_bright else 1.5 - min(one, 1.0) / 2
+    return _Contrast(signed - level, share / one, midway, Polarity.BRIGHT if is_bright else Polarity.DARK, contrast)
 
 
 def _background(support: Array) -> Array:
@@ -221,6 +248,28 @@ def _mask(inside: NDArray[np.bool_], smallest_diameter: float) -> NDArray[np.boo
     return np.asarray(binary_fill_holes(remove_small_objects(inside, max_size=int(smallest))), dtype=bool)
 
 
+def _regions(
+    mask: NDArray[np.bool_], seen: _Contrast, binning: int, parameters: ParticleParameters
+) -> Iterator[_Region]:
+    """Pieces by the shape of their outline, then whole particles of blobs in which overlaps are seen."""
+    from scipy.ndimage import find_objects
+
+    separated = overlapping_particles(mask, seen.layers, seen.midway, parameters.smallest_diameter_px / binning)
+    rest = mask.copy()
+    for window, particles in separated:
+        rest[window] &= ~np.any(particles, axis=0)
+    pieces = _pieces(rest, parameters)
+    for value, place in enumerate(find_objects(pieces), start=1):
+        if place is not None:
+            around = tuple(slice(max(0, side.start - 2), side.stop + 2) for side in place)
+            here = pieces[around]
+            yield _Region((around[0], around[1]), here == value, (here != value) & (here > 0), is_whole=False)
+    for window, particles in separated:
+        union = np.any(particles, axis=0)
+        for own in particles:
+            yield _Region(window, own, union & ~own, is_whole=True)
+
+
 def _pieces(mask: NDArray[np.bool_], parameters: ParticleParameters) -> Labels:
     """Blobs cut at their waists: watershed basins of the distance map, joined again where the waist is wide."""
     from scipy.ndimage import distance_transform_edt, gaussian_filter
@@ -236,8 +285,24 @@ def _pieces(mask: NDArray[np.bool_], parameters: ParticleParameters) -> Labels:
     markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
     basins = watershed(-distance, markers, mask=mask)
     heights = np.concatenate(([0.0], distance[tuple(peaks.T)]))
-    basins = np.asarray(basins, np.int32)
+    basins = np.where(_is_single(blobs, distance), len(peaks) + blobs, basins).astype(np.int32)
+    heights = np.concatenate((heights, np.zeros(int(blobs.max()) + 1)))
     return _joined(basins, heights, _saddles(basins, distance), parameters)
+
+
+def _is_single(blobs: Labels, distance: Array) -> NDArray[np.bool_]:
+    """Which pixels are of blobs without a notch deeper than roughness."""
+    from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
+    from skimage.morphology import convex_hull_image
+
+    single = np.zeros(blobs.shape, bool)
+    for number, window in enumerate(find_objects(blobs), start=1):
+        blob = np.pad(blobs[window] == number, 1)
+        border = blob & ~binary_erosion(blob)
+        depth = float(distance_transform_edt(np.pad(convex_hull_image(blob), 1))[1:-1, 1:-1][border].max()) - 1
+        if depth < _NOTCH_PX + _NOTCH * float(distance[window][blob[1:-1, 1:-1]].max()):
+            single[window] |= blob[1:-1, 1:-1]
+    return single
 
 
 def _saddles(basins: Labels, distance: Array) -> dict[tuple[int, int], float]:
@@ -304,26 +369,36 @@ def _hull(points: Array) -> tuple[Array, float]:
     return points[hull.vertices], float(hull.volume + 0.45 * hull.area + 1)
 
 
-def _measured(
-    excess: Array, pieces: Labels, binning: int, parameters: ParticleParameters
-) -> tuple[Labels, tuple[Particle, ...]]:
-    """Every piece as a particle, numbered from 1; pieces below the smallest size are left out."""
-    from scipy.ndimage import find_objects
+@dataclass(frozen=True)
+class _Region:
+    """Pixels taken for one particle, in a window of the image that leaves a margin, and those of its neighbours.
 
+    ``is_whole``: whether pixels under other particles are among them.
+    """
+
+    window: tuple[slice, slice]
+    own: NDArray[np.bool_]
+    others: NDArray[np.bool_]
+    is_whole: bool
+
+    @property
+    def corner(self) -> Array:
+        return np.array([side.start for side in self.window], dtype=float)
+
+
+def _measured(
+    excess: Array, regions: Iterable[_Region], binning: int, parameters: ParticleParameters
+) -> tuple[Labels, tuple[Particle, ...]]:
+    """Every region as a particle, numbered from 1; those below the smallest size are left out."""
     found: list[Particle] = []
-    labels = np.zeros_like(pieces)
+    labels = np.zeros(excess.shape, np.int32)
     smallest = math.pi / 4 * (parameters.smallest_diameter_px / binning) ** 2
-    for value, window in enumerate(find_objects(pieces), start=1):
-        if window is None:
-            continue
-        around = tuple(slice(max(0, each.start - 2), each.stop + 2) for each in window)
-        outline = _outline(excess[around], pieces[around], value)
+    for region in regions:
+        outline = _outline(excess[region.window], region.own, region.others)
         if outline is None or outline.area < smallest:
             continue
-        corner = np.array([around[0].start, around[1].start], dtype=float)
-        touches = any(s.start == 0 or s.stop == edge for s, edge in zip(window, pieces.shape, strict=True))
-        found.append(_particle(len(found) + 1, outline, corner, touches, binning, parameters))
-        labels[window][pieces[window] == value] = len(found)
+        found.append(_particle(len(found) + 1, outline, region, binning, parameters))
+        labels[region.window][region.own] = len(found)
     return labels, tuple(found)
 
 
@@ -364,12 +439,11 @@ class _Outline:
         return centre, (products * crosses[:, None, None]).sum(axis=0) / (12 * crosses.sum())
 
 
-def _outline(excess: Array, pieces: Labels, value: int) -> _Outline | None:
+def _outline(excess: Array, own: NDArray[np.bool_], other: NDArray[np.bool_]) -> _Outline | None:
     """Where the image passes the threshold around a piece, to a fraction of a pixel; None for specks."""
     from scipy.ndimage import distance_transform_edt
     from skimage.measure import find_contours
 
-    own, other = pieces == value, (pieces != value) & (pieces > 0)
     inside = np.where(own, np.maximum(excess, 1e-9), -np.abs(excess) - 1e-9)
     contours = find_contours(np.pad(inside, 1, constant_values=-float(np.abs(excess).max())), 0.0)
     longest = max(contours, key=len, default=None)
@@ -384,7 +458,7 @@ def _outline(excess: Array, pieces: Labels, value: int) -> _Outline | None:
 
 
 def _particle(
-    number: int, outline: _Outline, corner: Array, touches: bool, binning: int, parameters: ParticleParameters
+    number: int, outline: _Outline, region: _Region, binning: int, parameters: ParticleParameters
 ) -> Particle:
     """The measured particle; an ellipse stands for what others cover, if it fits."""
     from scipy.spatial import ConvexHull
@@ -400,14 +474,16 @@ def _particle(
         "solidity": min(1.0, area / float(hull.volume)),
         "extent": min(1.0, area / _smallest_rectangle(outline.points[hull.vertices])),
     }
+    touches = bool(region.own[[0, -1]].any() or region.own[:, [0, -1]].any())  # all else has a margin
     is_overlapped = not outline.is_free.all()
-    whole = _completed(outline, parameters) if is_overlapped and not touches else None
+    is_part = is_overlapped and not touches and not region.is_whole
+    whole = _completed(outline, parameters) if is_part else None
     if whole is not None:
         centre, (major, minor), angle = whole
         area = math.pi / 4 * major * minor
         figures = {"circularity": _ellipse_circularity(major, minor), "solidity": 1.0, "extent": math.pi / 4}
     # Pixel (0, 0) of the binned image has its centre at (binning − 1) / 2.
-    y, x = (centre + corner) * binning + (binning - 1) / 2
+    y, x = (centre + region.corner) * binning + (binning - 1) / 2
     return Particle(
         number=number,
         centre_px=(float(y), float(x)),

@@ -26,8 +26,14 @@ def disc(y: float, x: float, radius: float) -> KnownParticle:
     return KnownParticle("disc", (y, x), polygon, math.pi * radius**2)
 
 
-def drawn(*particles: KnownParticle, electrons_per_px: float = 200.0, granularity: float = 0.05) -> np.ndarray:
-    chosen = ParticleFieldParameters(size_px=160, electrons_per_px=electrons_per_px, granularity=granularity)
+def box(y: float, x: float, height: float, width: float, turn_deg: float = 0.0) -> KnownParticle:
+    c, s = math.cos(math.radians(turn_deg)), math.sin(math.radians(turn_deg))
+    corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) * [height / 2, width / 2] @ np.array([[c, -s], [s, c]])
+    return KnownParticle("square", (y, x), corners + np.array([y, x]), height * width)
+
+
+def drawn(*particles: KnownParticle, **options: float | bool) -> np.ndarray:
+    chosen = ParticleFieldParameters.model_validate({"size_px": 160, **options})
     return _image(list(particles), chosen, np.random.default_rng(0))
 
 
@@ -51,6 +57,46 @@ def test_two_overlapping_discs_keep_their_whole_areas_at_any_angle(apart: float,
     found = find_particles(image).particles
     assert len(found) == 2
     assert [each.area_px for each in found] == pytest.approx([math.pi * radius**2] * 2, rel=0.15)
+
+
+def test_discs_that_hide_each_other_are_told_apart_by_their_outline() -> None:
+    image = drawn(disc(80, 66, 20.0), disc(80, 96, 20.0), is_hiding=True)
+    found = find_particles(image).particles
+    assert [each.is_completed for each in found] == [True, True]
+    assert [each.area_px for each in found] == pytest.approx([math.pi * 400] * 2, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    "particles",
+    [
+        (box(80, 80, 18, 100, 20), box(80, 80, 100, 18, 35)),
+        (box(80, 80, 20, 110, 10), disc(80, 80, 30.0)),
+        (box(60, 60, 44, 44), box(86, 86, 44, 44, 15), disc(112, 110, 20.0)),
+    ],
+    ids=["crossed rods", "a rod across a disc", "a chain of three"],
+)
+def test_what_lies_upon_one_another_keeps_its_whole_area(particles: tuple[KnownParticle, ...]) -> None:
+    found = find_particles(drawn(*particles)).particles
+    assert sorted(each.area_px for each in found) == pytest.approx(sorted(p.area_px for p in particles), rel=0.08)
+    assert all(each.is_overlapped and not each.is_completed for each in found)
+
+
+def test_a_dark_middle_is_no_second_particle() -> None:
+    """A sphere absorbs most in its middle; a long rod with a rough outline stays one, too."""
+    shells = [disc(50, 80, radius) for radius in np.linspace(8, 30, 8)]
+    rod = [box(120, 80, 16, 110, 4)] * 5
+    image = drawn(*shells, *rod, absorption=0.12, electrons_per_px=400.0)
+    found = find_particles(image).particles
+    assert len(found) == 2
+    assert not any(each.is_overlapped for each in found)
+
+
+def test_mixed_shapes_that_overlap_are_counted() -> None:
+    shapes = ("disc", "ellipse", "rod", "square", "triangle")
+    image, known = draw_field(ParticleFieldParameters(shapes=shapes, size_px=384, count=16), 7)
+    found = find_particles(image).particles
+    assert len(found) == len(known)
+    assert np.mean([p.area_px for p in found]) == pytest.approx(np.mean([p.area_px for p in known]), rel=0.03)
 
 
 def test_measures_of_one_disc() -> None:
