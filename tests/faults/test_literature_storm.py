@@ -252,7 +252,7 @@ print(json.dumps(outcomes))
 
 
 @pytest.mark.parametrize(
-    ("n_papers", "step"), [(10, 7), pytest.param(38, 1, marks=pytest.mark.slow)], ids=["some lines", "every line"]
+    ("n_papers", "step"), [(10, 7), pytest.param(14, 1, marks=pytest.mark.slow)], ids=["some lines", "every line"]
 )
 def test_a_harvest_killed_anywhere_goes_on_and_has_every_record(tmp_path: Path, n_papers: int, step: int) -> None:
     held = papers(n_papers)
