@@ -203,6 +203,12 @@ def test_label_that_is_added_later_replaces_the_row(
     assert (first["label_lattice"], latter["label_lattice"]) == (None, "rhombic")
     assert former["receipt_id"] == first["receipt_id"]
     assert latter["record_id"] == first["record_id"]
+    shutil.copy(bench.files / name, bench.files / f"copy_of_{name}")
+    write_sidecar(sidecar_path(bench.files / f"copy_of_{name}"), {"labels": {"lattice": "square"}}, {})
+    bench.take()
+    *_, copy = bench.rows()
+    assert (copy["state"], copy["label_lattice"], copy["duplicate_of"]) == ("duplicate", None, latter["record_id"])
+    assert bench.rows()[1]["label_lattice"] == "rhombic"
 
 
 def test_unknown_lattice_is_a_warning_and_no_label() -> None:
