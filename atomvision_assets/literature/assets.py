@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -26,6 +26,9 @@ from atomvision_ml.storage.keys import (
     LITERATURE_PAPERS,
     LITERATURE_TEXTS,
 )
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class LiteratureGalleryConfig(dg.Config, LiteratureGalleryParameters):
@@ -102,6 +105,13 @@ def _row_of_set(work: Work, arxiv: Arxiv) -> Mapping[str, Any] | None:
     return next((row for row in rows if row["set_name"] == arxiv.set_name), None)
 
 
+def _papers_of(work: Work, month: str) -> "pl.LazyFrame":
+    """The papers of a month; none where harvests found none, so that any range of months can be made."""
+    if work.lake.exists(LITERATURE_PAPERS, month):
+        return work.scan(LITERATURE_PAPERS, month)
+    return work.scan(LITERATURE_PAPERS).clear()
+
+
 def _former_rows(work: Work) -> list[dict[str, Any]]:
     present = work.former()
     return [] if present is None else present.to_dicts()
@@ -134,7 +144,7 @@ def texts(context: dg.AssetExecutionContext, store: Store, arxiv: Arxiv) -> dg.M
     from atomvision_ml.literature.texts import TextFetcher, text_rows
 
     work = store.begin(context)
-    month = work.scan(LITERATURE_PAPERS, context.partition_key)
+    month = _papers_of(work, context.partition_key)
 
     def make() -> Product:
         with arxiv.transport(work.lake) as transport:
@@ -159,7 +169,7 @@ def figures(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeRe
     from atomvision_ml.literature.extraction import figure_rows
 
     work = store.begin(context)
-    of_month = work.scan(LITERATURE_PAPERS, context.partition_key)
+    of_month = _papers_of(work, context.partition_key)
     kept = work.scan(LITERATURE_TEXTS, context.partition_key)
 
     def make() -> Product:

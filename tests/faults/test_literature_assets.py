@@ -235,8 +235,11 @@ def test_in_an_outage_runs_fail_the_watermark_stays_and_nothing_is_lost(calm: Ar
 def test_only_months_that_a_harvest_touched_are_made_anew_and_versions_supersede(archive: Archive) -> None:
     whole = archive.double.corpus
     archive.double.corpus = whole.until(date(2018, 5, 1))
+    assert not archive.run("refresh_literature", "2018-03")
     assert archive.run("harvest_literature")
     assert archive.run("refresh_literature", "2018-03")
+    assert archive.run("refresh_literature", "2012-01")  # a month without papers, as a range of months may have
+    assert archive.lake.scan(LITERATURE_PANELS, "2012-01").collect().height == 0
     archive.requested()
     n_asked = len(archive.asked())
 
