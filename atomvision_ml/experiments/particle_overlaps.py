@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Window = tuple[slice, slice]
 
-_CUTS_PX = (3, 5, 7)
+_CUTS_PX = (3, 5, 7, 9)
 """How far beyond a part under two particles the blob is cut: blur takes the tips of the part, more of pointed ones."""
 
 _FAINT = 0.8
@@ -36,8 +36,8 @@ _LEAST_PART_PX = 12
 _LEAST_PIECE = 0.25
 """Least area of a piece over that of the smallest particle."""
 
-_CONVEX = 0.87
-"""Share of its convex hull that a particle fills at least which another one cuts in two."""
+_CONVEX, _CONVEX_CROSSED = 0.93, 0.87
+"""Share of its hull that a particle fills at least which another one cuts in two, and where four pieces meet."""
 
 
 def overlapping_particles(
@@ -119,9 +119,13 @@ def _joined(pieces: NDArray[np.int32], parts: NDArray[np.int32], owners: dict[in
             both = one | other
             meeting = [touching for touching in owners.values() if touching & one and touching & other]
             if meeting and all(touching - both for touching in meeting):
-                unions.append((_solidity(_with_parts(pieces, parts, both, owners)), sorted(both)))
-        solidity, union = max(unions, default=(0.0, []))
-        if solidity < _CONVEX:
+                is_crossing = all(len(touching) > 3 for touching in meeting)
+                spare = _solidity(_with_parts(pieces, parts, both, owners)) - (
+                    _CONVEX_CROSSED if is_crossing else _CONVEX
+                )
+                unions.append((spare, sorted(both)))
+        spare, union = max(unions, default=(-1.0, []))
+        if spare < 0:
             return groups
         groups = [group for group in groups if not group & set(union)] + [set(union)]
 
