@@ -1,5 +1,8 @@
 """The platform as its users meet it: a real server and daemon on loopback, a real browser.
 
+arXiv is the offline double on loopback. All tests share one server: the daemon looks at schedules when a minute begins,
+so the schedule is switched on first, and the other tests fill the wait.
+
 The picture in the README is taken of an existing instance by hand::
 
     python tests/integration/test_ui.py DAGSTER_HOME ATOMVISION_ROOT docs/images/asset-graph.png
@@ -19,13 +22,20 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import pytest
 
 import dagster_project
+from atomvision_ml.literature.double.corpus_reader import read_corpus
+from atomvision_ml.literature.double.faults import Faults, Rule
+from atomvision_ml.literature.double.server import Double, serve
 from atomvision_ml.schemas.vocabulary import SOURCES
+from atomvision_ml.storage.keys import LITERATURE_HARVEST, LITERATURE_PAPERS, LITERATURE_TEXTS
 from atomvision_ml.storage.lake import Lake
 
 if TYPE_CHECKING:
@@ -38,6 +48,13 @@ BROWSER_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
     "--disable-component-update", "--disable-default-apps", "--disable-sync", "--no-first-run",
 ]  # fmt: skip
+
+CONTACT = "curator@example.org"
+NAMES = ("cond-mat/0701123", "cond-mat/0701455", "1803.04417")
+MONTH = "2007-01"
+SCHEDULE = "harvest_literature_nightly"
+SCHEDULE_TAG = "dagster/schedule_name"
+PARTITION_TAG = "dagster/partition"
 
 pytestmark = [
     pytest.mark.browser,
@@ -103,9 +120,6 @@ class Server:
 
     def stop(self) -> None:
         """End the whole group: webserver, daemon, code server and the runs that they launched."""
-        self.process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(15)
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -145,17 +159,73 @@ def photograph_graph(server: Server, page: Page, file: Path) -> None:
     page.screenshot(path=file)
 
 
+@dataclass(frozen=True)
+class Platform:
+    """A server with its daemon, its home, its lake, and the double that its runs ask."""
+
+    server: Server
+    home: Path
+    lake: Lake
+    double: Double
+
+    def runs(self, tag: str, value: str) -> list[dict[str, Any]]:
+        """The runs with this tag that have ended, the newest first."""
+        query = "{runsOrError {... on Runs {results {runId jobName status tags {key value}}}}}"
+        runs: list[dict[str, Any]] = self.server.graphql(query)["runsOrError"]["results"]
+        ended = [run for run in runs if run["status"] in ("SUCCESS", "FAILURE", "CANCELED")]
+        return [run for run in ended if {"key": tag, "value": value} in run["tags"]]
+
+    def wait_for_runs(self, n: int, tag: str, value: str) -> dict[str, Any]:
+        """The newest of them, when so many have ended."""
+        deadline = time.monotonic() + 240
+        while len(runs := self.runs(tag, value)) < n:
+            assert time.monotonic() < deadline, self.server.said()
+            time.sleep(0.3)
+        return runs[0]
+
+
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Lake]]:
-    home = tmp_path_factory.mktemp("home")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    home, root = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("root")
     shutil.copy(DEPLOY / "dagster.yaml", home)
-    root = tmp_path_factory.mktemp("root")
-    with serving(home, root) as server:
-        yield server, Lake(root)
+    whole = read_corpus()
+    corpus = replace(whole, papers=tuple(whole.by_id[name] for name in NAMES))
+    refusal = Faults([Rule(kinds=("forbidden",), path="0701455v1", nth=(1,))])
+    with serve(corpus, faults=refusal) as double:
+        settings = {
+            "ATOMVISION_CONTACT": CONTACT, "ATOMVISION_ARXIV_OAI_URL": double.oai_url,
+            "ATOMVISION_ARXIV_API_URL": double.api_url, "ATOMVISION_ARXIV_URL": double.url,
+            "ATOMVISION_ARXIV_INTERVAL_S": "0.05",
+        }  # fmt: skip
+        with serving(home, root, **settings) as server:
+            platform = Platform(server, home, Lake(root), double)
+            with browsing() as page:
+                _start_as_if_days_ago(platform, page)
+            yield platform
 
 
-def test_partition_is_materialised_by_hand_and_turns_green(platform: tuple[Server, Lake]) -> None:
-    server, lake = platform
+def _start_as_if_days_ago(platform: Platform, page: Page) -> None:
+    """Switch the schedule on, and let it have been on since before its last hour.
+
+    The daemon looks at schedules when a minute begins, and forgets what lies before its first look.
+    """
+    page.goto(f"{platform.server.url}/locations/atomvision/schedules/{SCHEDULE}")
+    page.get_by_text("Schedule has never run").wait_for()
+    with dg.DagsterInstance.from_config(str(platform.home)) as instance:
+        if datetime.now(UTC).second > 40:
+            time.sleep(61 - datetime.now(UTC).second)
+        page.locator("label", has=page.locator("input[type=checkbox]")).first.click()
+        deadline = time.monotonic() + 30
+        while not (states := [one for one in instance.all_instigator_state() if one.instigator_name == SCHEDULE]):
+            assert time.monotonic() < deadline, platform.server.said()
+            time.sleep(0.1)
+        (state,) = states
+        four_days_ago = time.time() - 4 * 86_400
+        instance.update_instigator_state(state.with_data(state.instigator_data._replace(start_timestamp=four_days_ago)))
+
+
+def test_partition_is_materialised_by_hand_and_turns_green(platform: Platform) -> None:
+    server, lake = platform.server, platform.lake
     with browsing() as page:
         page.goto(f"{server.url}/assets/structures/records?view=overview")
         page.get_by_role("button", name="Materialize…").click()
@@ -164,9 +234,7 @@ def test_partition_is_materialised_by_hand_and_turns_green(platform: tuple[Serve
         page.locator(".bp5-portal label", has_text="prototypes").click()
         page.get_by_text("Launch runs to materialize").click()
         page.get_by_role("button", name="Launch 1 run").click()
-        run = _finished_run(server)
-        assert run["status"] == "SUCCESS"
-        assert {"key": "dagster/partition", "value": "prototypes"} in run["tags"]
+        assert platform.wait_for_runs(1, PARTITION_TAG, "prototypes")["status"] == "SUCCESS"
 
         page.goto(f"{server.url}/assets/structures/records?view=partitions&partition=prototypes")
         page.get_by_text("Materialized (1)").wait_for()
@@ -176,20 +244,8 @@ def test_partition_is_materialised_by_hand_and_turns_green(platform: tuple[Serve
     assert lake.scan("structures/records").collect().height >= 150
 
 
-def _finished_run(server: Server) -> dict[str, Any]:
-    """The one run there is, when it has ended."""
-    query = "{runsOrError {... on Runs {results {status tags {key value}}}}}"
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        runs = server.graphql(query)["runsOrError"]["results"]
-        if runs and runs[0]["status"] in ("SUCCESS", "FAILURE", "CANCELED"):
-            return runs[0]
-        time.sleep(0.3)
-    raise AssertionError(f"no run has ended: {server.said()}")
-
-
-def test_graph_and_checks_are_shown(platform: tuple[Server, Lake], tmp_path: Path) -> None:
-    server, _ = platform
+def test_graph_and_checks_are_shown(platform: Platform, tmp_path: Path) -> None:
+    server = platform.server
     with browsing(1800, 1000) as page:
         photograph_graph(server, page, tmp_path / "graph.png")
         for name in ("records", "slabs", "materials", "stem", "training_sets", "segmenter", "holdout", "metrics"):
@@ -197,8 +253,8 @@ def test_graph_and_checks_are_shown(platform: tuple[Server, Lake], tmp_path: Pat
     assert (tmp_path / "graph.png").stat().st_size > 20_000
 
 
-def test_automation_is_stopped_until_somebody_starts_it(platform: tuple[Server, Lake]) -> None:
-    server, _ = platform
+def test_automation_is_stopped_until_somebody_starts_it(platform: Platform) -> None:
+    server = platform.server
     query = "{repositoriesOrError {... on RepositoryConnection {nodes {sensors {name sensorState {status}}}}}}"
     (repository,) = server.graphql(query)["repositoriesOrError"]["nodes"]
     states = {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]}
@@ -206,13 +262,58 @@ def test_automation_is_stopped_until_somebody_starts_it(platform: tuple[Server, 
     assert set(states.values()) == {"STOPPED"}
 
 
-def test_partitions_that_were_not_asked_for_are_missing_and_not_failed(platform: tuple[Server, Lake]) -> None:
-    server, _ = platform
+def test_partitions_that_were_not_asked_for_are_missing_and_not_failed(platform: Platform) -> None:
+    server = platform.server
     query = """{assetNodeOrError(assetKey: {path: ["structures", "records"]}) {... on AssetNode {
         partitionStats {numMaterialized numFailed numPartitions}}}}"""
     stats = server.graphql(query)["assetNodeOrError"]["partitionStats"]
     assert stats["numFailed"] == 0
     assert stats["numPartitions"] == len(SOURCES)
+
+
+def test_the_nightly_schedule_ticks_and_its_harvest_fills_months(platform: Platform) -> None:
+    run = platform.wait_for_runs(1, SCHEDULE_TAG, SCHEDULE)
+    assert (run["jobName"], run["status"]) == ("harvest_literature", "SUCCESS")
+    with browsing() as page:
+        page.goto(f"{platform.server.url}/assets/{LITERATURE_PAPERS}?view=partitions")
+        page.get_by_text("Materialized (2)").wait_for()
+        page.get_by_text("Failed (0)").wait_for()
+    assert platform.lake.partitions(LITERATURE_PAPERS) == [MONTH, "2018-03"]
+    assert platform.lake.scan(LITERATURE_HARVEST).collect()["n_papers"].to_list() == [len(NAMES)]
+    assert all(CONTACT in request.user_agent for request in platform.double.log.requests)
+
+
+def _materialise_month(platform: Platform, page: Page) -> None:
+    page.goto(f"{platform.server.url}/assets/{LITERATURE_TEXTS}?view=overview")
+    page.get_by_role("button", name="Materialize…").click()
+    months = page.locator(".bp5-portal input[placeholder*='1991-08']")
+    months.fill(MONTH)
+    months.press("Enter")
+    page.get_by_text("1 partition", exact=True).wait_for()
+    page.get_by_role("button", name="Launch").click()
+
+
+def test_a_month_that_failed_is_retried_and_turns_green(platform: Platform) -> None:
+    """The server refuses one text at first."""
+    with browsing() as page:
+        _materialise_month(platform, page)
+        run = platform.wait_for_runs(1, PARTITION_TAG, MONTH)
+        assert run["status"] == "FAILURE"
+        assert not platform.lake.exists(LITERATURE_TEXTS, MONTH)
+        page.goto(f"{platform.server.url}/assets/{LITERATURE_TEXTS}?view=partitions&partition={MONTH}")
+        page.get_by_text("Failed (1)").wait_for()
+
+        page.goto(f"{platform.server.url}/runs/{run['runId']}")
+        page.get_by_role("button", name="Re-execute").first.click()
+        assert platform.wait_for_runs(2, PARTITION_TAG, MONTH)["status"] == "SUCCESS"
+        page.goto(f"{platform.server.url}/assets/{LITERATURE_TEXTS}?view=partitions&partition={MONTH}")
+        page.get_by_text("Materialized (1)").wait_for()
+        page.get_by_text("Failed (0)").wait_for()
+    texts = platform.lake.scan(LITERATURE_TEXTS, MONTH).collect()
+    assert dict(texts.select("arxiv_id", "status").iter_rows()) == {
+        "cond-mat/0701123": "accepted",
+        "cond-mat/0701455": "rejected",
+    }
 
 
 if __name__ == "__main__":
