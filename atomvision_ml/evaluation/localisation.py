@@ -67,6 +67,8 @@ def localisation_curve(
     """
     from atomvision_ml.models.atom_finder import AtomFinderParameters, find_atoms
 
+    # The bound is that of columns that are known by their own counts alone.
+    alone = AtomFinderParameters(has_repetition=False)
     pixel, field = view.pixel_size_angstrom, ((view.size_px - 1) * view.pixel_size_angstrom,) * 2
     clean = render_batch([projection], [view], precision="float64")[0]
     columns = columns_in_view(columns_of(projection), projection.periods_angstrom, view)
@@ -80,7 +82,7 @@ def localisation_curve(
         parts: dict[str, list[Floats]] = {name: [] for name in METHODS}
         for repeat in range(repeats):
             image = poisson_counts(clean, pixel, dose, seed + repeat)
-            fitted = find_atoms(image, pixel, segmenter=segmenter)
+            fitted = find_atoms(image, pixel, alone, segmenter=segmenter)
             started = find_atoms(image, pixel, AtomFinderParameters(is_fitted=False), segmenter=segmenter)
             found = (
                 _positions(fitted.columns),
