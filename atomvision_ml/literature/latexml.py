@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lxml import html
 
 _SILENT = frozenset({"annotation", "annotation-xml", "cite", "script", "style"})
+_UNSAID = frozenset({"ltx_tag", "ltx_ERROR"})
+"""Classes of elements that are no text of a caption."""
 _FIGURE_NUMBER = re.compile(r"(?:fig(?:ure|\.)?|scheme)\s*\.?\s*([A-Z]?\.?\d+[a-z]?)", re.IGNORECASE)
 _LABEL = re.compile(r"^\W*([A-Za-z]|[ivx]+)\W*$")
 
@@ -149,27 +151,24 @@ def _tag(caption: html.HtmlElement) -> str:
 
 def _pieces(element: html.HtmlElement) -> list[str]:
     """The text in document order, without tags, errors and all but the first form of formulas."""
-    if (
-        not isinstance(element.tag, str)
-        or element.tag in _SILENT
-        or _is(element, "ltx_tag")
-        or _is(element, "ltx_ERROR")
-    ):
+    tag = element.tag
+    if not isinstance(tag, str) or tag in _SILENT or not _UNSAID.isdisjoint((element.get("class") or "").split()):
         return []
-    if element.tag == "msup" and len(element):
-        base, *raised = element
+    children = list(element)
+    if tag == "msup" and children:
+        base, *raised = children
         return [*_pieces(base), "^", *(piece for each in raised for piece in _pieces(each))]
-    pieces = ["^"] if element.tag == "sup" else []
-    pieces.append(_own(element.text, element))
-    for child in element:
+    in_formula = tag.startswith("m")
+    pieces = ["^"] if tag == "sup" else []
+    pieces.append(_own(element.text, in_formula))
+    for child in children:
         pieces += _pieces(child)
-        pieces.append(_own(child.tail, element))
+        pieces.append(_own(child.tail, in_formula))
     return pieces
 
 
-def _own(text: str | None, element: html.HtmlElement) -> str:
+def _own(text: str | None, in_formula: bool) -> str:
     """White space between the elements of a formula is layout, not text."""
-    if text is None:
+    if text is None or (in_formula and not text.strip()):
         return ""
-    is_layout = isinstance(element.tag, str) and element.tag.startswith("m") and not text.strip()
-    return "" if is_layout else text
+    return text
