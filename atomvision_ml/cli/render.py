@@ -34,6 +34,8 @@ def render(
     In-plane coordinates are the file's. The cell origin lies at the centre of pixel [0, 0]; x runs along columns, y
     along rows. Positions are rotated counter-clockwise in (x, y) about the origin, then shifted.
     """
+    from pydantic import ValidationError
+
     from atomvision_ml.images.files import ImageFileError, StructureFileError, read_structure, write_image
     from atomvision_ml.images.stem import render as render_image
 
@@ -54,6 +56,8 @@ def render(
         write_image(out, image, pixel_size_angstrom)
     except (ImageFileError, StructureFileError) as error:
         raise failed(str(error)) from error
+    except ValidationError as error:
+        raise failed("; ".join(f"{one['loc'][0]}: {one['msg']}" for one in error.errors())) from error
     except ValueError as error:
         raise failed(f"{structure}: {error}") from error
     typer.echo(f"{out}: {size} × {size} px, {size * pixel_size_angstrom:.6g} Å, {atoms.get_chemical_formula()}")
