@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from atomvision_ml.literature.figures import plain_text
 from atomvision_ml.literature.panel_labels import Mark, expand_labels, find_labels, in_order, references
@@ -89,8 +90,7 @@ class _Words:
     remarks: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Clause:
+class _Clause(NamedTuple):
     """A part of a sentence with the marks that stand in it."""
 
     start: int

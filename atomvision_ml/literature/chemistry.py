@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -74,8 +73,7 @@ class Mention(BaseModel):
     is_variable: bool = Field(default=False, description="It has an unknown such as x or δ.")
 
 
-@dataclass(frozen=True)
-class _Find:
+class _Find(NamedTuple):
     start: int
     end: int
     formula: str

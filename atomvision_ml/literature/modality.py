@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from atomvision_ml.literature.captions import CaptionParts, PanelText
 from atomvision_ml.literature.panel_labels import references
@@ -124,8 +124,7 @@ _Answer = tuple[str, float]
 """Modality and confidence."""
 
 
-@dataclass(frozen=True)
-class _Hit:
+class _Hit(NamedTuple):
     """A word of a modality, or one whose modality is open."""
 
     start: int
@@ -344,8 +343,7 @@ def _is_relation(own: Sequence[_Hit]) -> bool:
     return not is_image and any(hit.kind == "trend" and hit.word.startswith(_AGAINST) for hit in own)
 
 
-@dataclass(frozen=True)
-class _Context:
+class _Context(NamedTuple):
     """What stands around a word."""
 
     panel: PanelText
