@@ -281,7 +281,10 @@ def _run(
     """One line an image, in order; an unreadable or unsuited one gets its error, and the exit code is then 1."""
     check_positive(pixel_size_angstrom, "--pixel-size-angstrom")
     if overlay is not None:
-        overlay.mkdir(parents=True, exist_ok=True)
+        try:
+            overlay.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            _refuse(f"{overlay} cannot be made: {error.strerror}", "--overlay")
     has_failed = False
     for path, stem in zip(images, _stems(images), strict=True):
         said = _said(path, stem, pixel_size_angstrom, predict, None if overlay is None else overlay / f"{stem}.png")
@@ -303,10 +306,10 @@ def _said(path: Path, stem: str, pixel_size_angstrom: float, predict: Predict, p
         domain = check_domain(image, pixel_size_angstrom)
         compared = {"typicality": domain.typicality, "warnings": list(domain.warnings)}
         said, draw = predict(image, stem)
-    except ValueError as error:
+        if picture is not None:
+            picture.write_bytes(draw())
+    except (ValueError, OSError) as error:
         return {"image": str(path), "error": str(error), **compared}
-    if picture is not None:
-        picture.write_bytes(draw())
     return {"image": str(path), **said, **compared}
 
 
