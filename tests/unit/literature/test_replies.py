@@ -226,8 +226,9 @@ def test_recorded_real_replies_are_read() -> None:
     folder = next(Path(os.environ.get("ATOMVISION_SOURCES", "/nowhere")).glob("**/arxiv_api_replies"), None)
     if folder is None:
         pytest.skip("ATOMVISION_SOURCES names no folder with arxiv_api_replies")
+    paths = sorted(folder.glob("*.json"))
     n_entries = n_refused = 0
-    for path in sorted(folder.glob("*.json")):
+    for path in paths:
         recorded = json.loads(path.read_text())
         start, size = (int(word[1:]) for word in path.stem.split("_")[-3:-1])
         try:
@@ -237,4 +238,4 @@ def test_recorded_real_replies_are_read() -> None:
         else:
             assert recorded["status_code"] == 200
             n_entries += len(page.entries)
-    assert (n_entries, n_refused) == (221, 1)
+    assert (len(paths), n_entries, n_refused) == (20, 221, 1)
