@@ -70,6 +70,17 @@ def test_all_good_exits_zero_and_draws(folder, tmp_path):
     assert (tmp_path / "o" / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_folder_that_cannot_be_made_is_named(folder, tmp_path):
+    (tmp_path / "o").touch()
+    given = [folder / "one.png", "--pixel-size-angstrom", 0.2]
+    code, _, error = run("lattice", *given, "--overlay", tmp_path / "o")
+    assert code == 2
+    assert "--overlay" in error
+    code, out, _ = run("upscale", *given, "--output", tmp_path / "o", "--json")
+    assert code == 1
+    assert "File exists" in json.loads(out)["error"]
+
+
 def test_segment_finds_the_columns(folder, tmp_path):
     code, out, _ = run(
         "segment", folder / "three.tif", "--pixel-size-angstrom", 0.2, "--json", "--overlay", tmp_path / "o"
