@@ -120,7 +120,7 @@ def _joined(pieces: NDArray[np.int32], parts: NDArray[np.int32], owners: dict[in
             meeting = [touching for touching in owners.values() if touching & one and touching & other]
             if meeting and all(touching - both for touching in meeting):
                 is_crossing = all(len(touching) > 3 for touching in meeting)
-                spare = _solidity(_with_parts(pieces, parts, both, owners)) - (
+                spare = solidity(_with_parts(pieces, parts, both, owners)) - (
                     _CONVEX_CROSSED if is_crossing else _CONVEX
                 )
                 unions.append((spare, sorted(both)))
@@ -139,7 +139,8 @@ def _with_parts(
     return np.asarray(np.isin(pieces, list(own)) | np.isin(parts, shared), dtype=bool)
 
 
-def _solidity(mask: Mask) -> float:
+def solidity(mask: Mask) -> float:
+    """Share of its convex hull that a mask fills."""
     from skimage.morphology import convex_hull_image
 
     return float(mask.sum() / convex_hull_image(mask).sum())

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from atomvision_ml.experiments.particle_overlaps import overlapping_particles
+from atomvision_ml.experiments.particle_overlaps import overlapping_particles, solidity
 from atomvision_ml.images.preprocess import smooth_part
 
 Array = NDArray[np.float64]
@@ -38,6 +38,12 @@ _RIDGE = 0.99
 
 _CORNER_SHARE = 0.2
 """A piece with less of the other's area is a corner of it, where the waist is wide."""
+
+_TOUCHING_SOLIDITY = 0.9
+"""Particles that lie upon another one and fill more of their hull are one each; two discs that touch fill 0.88."""
+
+_TOUCHING_WAIST = 0.5
+"""Waist, over the thinner part, at which two of them touch; nothing else than the waist counts."""
 
 _NOTCH_PX, _NOTCH = 1.5, 0.1
 """A notch in the outline of a single particle is at most so many pixels deep, and this share of half its width."""
@@ -266,8 +272,9 @@ def _regions(
             yield _Region((around[0], around[1]), here == value, (here != value) & (here > 0), is_whole=False)
     for window, particles in separated:
         union = np.any(particles, axis=0)
-        for own in particles:
-            yield _Region(window, own, union & ~own, is_whole=True)
+        for particle in particles:
+            for own in _side_by_side(particle, parameters):
+                yield _Region(window, own, union & ~own, is_whole=True)
 
 
 def _pieces(mask: NDArray[np.bool_], parameters: ParticleParameters) -> Labels:
@@ -288,6 +295,15 @@ def _pieces(mask: NDArray[np.bool_], parameters: ParticleParameters) -> Labels:
     basins = np.where(_is_single(blobs, distance), len(peaks) + blobs, basins).astype(np.int32)
     heights = np.concatenate((heights, np.zeros(int(blobs.max()) + 1)))
     return _joined(basins, heights, _saddles(basins, distance), parameters)
+
+
+def _side_by_side(particle: NDArray[np.bool_], parameters: ParticleParameters) -> list[NDArray[np.bool_]]:
+    """A particle, or several that touch without lying upon one another, so that nothing between them is darker."""
+    if solidity(particle) > _TOUCHING_SOLIDITY:
+        return [particle]
+    by_waist = parameters.model_copy(update={"least_solidity": 0.01, "waist_ratio": _TOUCHING_WAIST})
+    touching = _pieces(particle, by_waist)
+    return [touching == value for value in range(1, int(touching.max()) + 1)]
 
 
 def _is_single(blobs: Labels, distance: Array) -> NDArray[np.bool_]:
