@@ -29,7 +29,7 @@ def answers(small_set, few):
     return pl.DataFrame(found)
 
 
-def test_fit_reaches_the_bound_and_beats_its_baselines(few, answers):
+def test_fit_beats_the_bound_of_single_columns_and_its_baselines(few, answers):
     assert answers.height == 4 * few.height
     rows = metric_rows(answers, few, size="demo")
     table("evaluation/metrics").from_rows(rows)
@@ -42,7 +42,7 @@ def test_fit_reaches_the_bound_and_beats_its_baselines(few, answers):
             error = value[name, f"all|{dose}", "localisation_rmse_angstrom"]
             assert own[f"all|{dose}", "localisation_rmse_angstrom"] < error
     assert own["all|clean", "localisation_rmse_angstrom"] < 0.01
-    assert 0.7 < own["all|1000", "rmse_over_bound"] < 1.3
+    assert own["all|1000", "rmse_over_bound"] < 0.7  # the bound takes each column on its own; these crystals repeat
     assert ("all|clean", "rmse_over_bound") not in own
 
 
