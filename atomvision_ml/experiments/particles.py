@@ -45,6 +45,9 @@ _TOUCHING_SOLIDITY = 0.9
 _TOUCHING_WAIST = 0.5
 """Waist, over the thinner part, at which two of them touch; nothing else than the waist counts."""
 
+_TOUCHING_SHARE = 0.35
+"""Area of the smaller of them over that of the larger, at least."""
+
 _NOTCH_PX, _NOTCH = 1.5, 0.1
 """A notch in the outline of a single particle is at most so many pixels deep, and this share of half its width."""
 
@@ -303,7 +306,10 @@ def _side_by_side(particle: NDArray[np.bool_], parameters: ParticleParameters) -
         return [particle]
     by_waist = parameters.model_copy(update={"least_solidity": 0.01, "waist_ratio": _TOUCHING_WAIST})
     touching = _pieces(particle, by_waist)
-    return [touching == value for value in range(1, int(touching.max()) + 1)]
+    areas = np.bincount(touching[touching > 0])[1:]
+    if areas.min() < _TOUCHING_SHARE * areas.max():  # slivers that noise has left
+        return [particle]
+    return [touching == value for value in range(1, len(areas) + 1)]
 
 
 def _is_single(blobs: Labels, distance: Array) -> NDArray[np.bool_]:
