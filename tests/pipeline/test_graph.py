@@ -42,7 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "models/lattice_graph": {"epochs": 1, "scenes_per_epoch": 32, "validation_images": 8, "width": 8},
     "models/super_resolver": {"epochs": 1, "crops_per_epoch": 16, "validation_images": 4, "width": 8},
     "models/srgan": {"epochs": 1, "crops_per_epoch": 16, "validation_images": 4, "width": 8, "discriminator_width": 8},
-    "evaluation/holdout": {"maximum_images": 6},
+    "evaluation/holdout": {"maximum_images": 4},
     "evaluation/metrics": {"resamples": 20},
     "evaluation/comparisons": {"resamples": 20},
     "evaluation/gallery": {"maximum_items": 4},
@@ -102,7 +102,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
             interval_s=0.0,
         )
         inbox = Inbox(url=str(folder / "files"), ledger=str(folder / "ledger.sqlite"))
-        drop(folder / "files", DropParameters(images_per_sample=1))
+        drop(folder / "files", DropParameters(images_per_sample=1, size_px=128))
         definitions = build_definitions(Settings(root="unused"), store, arxiv, inbox)
         graph = Graph(definitions, instance, store.lake, f"{datetime.now(UTC):%Y-%m-%d}", {})
         graph.outcomes = graph.run()
