@@ -25,9 +25,7 @@ class Settings(BaseSettings):
     size: Literal["demo", "full"] = Field(default="demo", description="Default size of trainings and evaluations.")
     device: str = Field(default="auto", description="torch device for training: auto, cpu, cuda, cuda:1.")
     threads: int = Field(default=0, ge=0, description="Threads for numerical work; 0 = all cores.")
-    automation: Literal["RUNNING", "STOPPED"] = Field(
-        default="STOPPED", description="Initial state of the sensors."
-    )
+    automation: Literal["RUNNING", "STOPPED"] = Field(default="STOPPED", description="Initial state of the sensors.")
     sensor_interval_s: int = Field(default=30, ge=1, description="Time between two ticks of a sensor.")
     s3_endpoint_url: str | None = Field(default=None, description="S3 endpoint other than AWS's own.")
     state: Path = Field(
@@ -54,7 +52,7 @@ class Settings(BaseSettings):
     arxiv_url: str = Field(default="https://arxiv.org", description="Where full texts and sources are.")
     arxiv_set: str = Field(default="physics:cond-mat", description="Set of papers that is harvested.")
     arxiv_interval_s: float = Field(
-        default=3.0, ge=0, description="Time between two requests; arXiv's own hosts are never asked faster than 3 s."
+        default=3.0, ge=0, description="Time between two requests; less than 3 s is refused for arXiv's own hosts."
     )
 
     def requests_folder(self) -> Path:

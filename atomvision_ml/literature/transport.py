@@ -80,9 +80,18 @@ class RateLimit:
 
     @contextmanager
     def turn(self, url: str) -> Iterator[None]:
-        """Wait for the turn; the block is the request."""
+        """Wait for the turn; the block is the request.
+
+        Raises:
+            RefusedError: the host is arXiv's, and the interval is shorter than arXiv allows.
+        """
         host = limited_host(url)
-        interval = max(self._interval_s, ARXIV_INTERVAL_S) if host == "arxiv.org" else self._interval_s
+        interval = self._interval_s
+        if host == "arxiv.org" and interval < ARXIV_INTERVAL_S:
+            raise RefusedError(
+                f"{url}: arXiv allows one request in {ARXIV_INTERVAL_S:g} s, and interval_s is {interval:g}: "
+                "shorter ones are for other servers"
+            )
         last = self._folder / f"{host.replace(':', '_')}.json"
         with FileLock(f"{last}.lock"):
             time.sleep(max(0.0, min(interval, _last_request(last) + interval - time.time())))

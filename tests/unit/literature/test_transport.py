@@ -161,9 +161,10 @@ def test_processes_share_one_rate_and_one_connection(server: Recorder, tmp_path:
 def test_arxiv_is_never_asked_faster_than_it_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr("atomvision_ml.literature.transport.time.sleep", waits.append)
-    limit = RateLimit(tmp_path, interval_s=0.0)
     for url in ("https://oaipmh.arxiv.org/oai", "https://export.arxiv.org/api/query", "https://arxiv.org/html/1"):
-        with limit.turn(url):
+        with pytest.raises(RefusedError, match="one request in 3 s"), RateLimit(tmp_path, interval_s=2.9).turn(url):
+            pass
+        with RateLimit(tmp_path, interval_s=3.0).turn(url):
             pass
     assert waits[0] == 0
     assert all(2.5 < wait <= 3 for wait in waits[1:])
