@@ -6,9 +6,9 @@ Belongs here: from pixels to measured particles. Classes of shapes are in
 1. A smooth background is removed; a Gaussian of the noise's own width removes noise; Otsu's threshold between
    particles and support, dark on bright or bright on dark.
 2. Blobs in which particles visibly lie upon one another are taken apart by
-   :mod:`atomvision_ml.experiments.particle_overlaps`. Each other blob is cut at every waist: a watershed of the distance
-   to the border, from every maximum. Pieces are joined again where the waist is nearly as wide as the thinner of the two
-   and both together are convex, as along a rod or where an outline is rough.
+   :mod:`atomvision_ml.experiments.particle_overlaps`. Each other blob is cut at every waist: a watershed of the
+   distance to the border, from every maximum. Pieces are joined again where the waist is nearly as wide as the thinner
+   of the two and both together are convex, as along a rod or where an outline is rough.
 3. A particle that others cover is more than the piece left of it: an ellipse is fitted to that part of its outline
    which is the blob's own, and taken if it fits; so areas are those of whole particles.
 """
