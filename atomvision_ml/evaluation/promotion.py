@@ -86,9 +86,10 @@ def decide(
         gains: of the candidate over the incumbent, on the deciding and the guarded slices.
 
     Returns:
-        Promoted if the candidate is better than every baseline by the margin, better than the incumbent (mean gain on
-        the deciding slices above zero; without ``gains`` the difference of the figures), and significantly worse than
-        it on no slice. Otherwise the incumbent stays, unless it is the candidate itself that was in office.
+        Promoted if the candidate is better than every baseline by the margin (where nobody else is in office, as good
+        suffices: somebody shall answer where nothing can be better), better than the incumbent (mean gain on the
+        deciding slices above zero; without ``gains`` the difference of the figures), and significantly worse than it
+        on no slice. Otherwise the incumbent stays, unless it is the candidate itself that was in office.
 
     Raises:
         ValueError: there is no baseline, or a figure is not a finite number.
@@ -100,8 +101,10 @@ def decide(
     rival = incumbent if incumbent is not None and incumbent.model_id != candidate.model_id else None
     own = f"{candidate.model_id} has {rule.metric} {candidate.value:.4f} on {' and '.join(rule.deciding)}"
     against = f"best baseline {best} {baselines[best]:.4f}"
-    if candidate.value <= baselines[best] + rule.margin:
-        objection = f"not promoted: {against}, and more than {rule.margin:g} above it is demanded"
+    demanded = baselines[best] + rule.margin
+    if candidate.value < demanded or (rival is not None and candidate.value == demanded):
+        least = f"{'more than' if rival else 'at least'} {rule.margin:g} above it"
+        objection = f"not promoted: {against}, and {least} is demanded"
     elif rival is not None:
         objection = _objection(candidate, rival, rule, gains)
     else:

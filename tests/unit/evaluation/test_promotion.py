@@ -41,12 +41,21 @@ def test_better_than_its_baselines_is_promoted():
     assert "0.8600" in result.reason
 
 
-@pytest.mark.parametrize("value", [0.5, 0.8, 0.85])
+@pytest.mark.parametrize("value", [0.5, 0.8, 0.84])
 def test_not_better_by_the_margin_is_refused(value):
     result = verdict(value)
     assert not result.is_promoted
     assert result.champion_id is None
-    assert "more than 0.05 above it is demanded" in result.reason
+    assert "at least 0.05 above it is demanded" in result.reason
+
+
+def test_a_vacant_office_goes_to_one_that_no_baseline_beats_and_another_must_be_better():
+    rule = RULE.model_copy(update={"margin": 0.0})
+    first, second = (Standing(model_id=name, value=1.0) for name in ("finder", "network"))
+    assert decide(first, {"peaks": 1.0}, None, rule).champion_id == "finder"
+    result = decide(second, {"peaks": 1.0}, first, rule)
+    assert (result.is_promoted, result.champion_id) == (False, "finder")
+    assert "more than 0 above it is demanded" in result.reason
 
 
 @pytest.mark.parametrize("value", [0.9, 0.95])
