@@ -60,7 +60,7 @@ def lattice(
 ) -> None:
     """Bravais class, probabilities and, where the model gives them, reduced primitive lattice vectors."""
     chosen = _chosen(model, "lattice")
-    if scan_distortion_percent and not chosen.spec.takes_scan_distortion:
+    if scan_distortion_percent and "scan_distortion_percent" not in chosen.spec.takes:
         _refuse(f"{chosen.name} does not allow for it", "--scan-distortion-percent")
 
     def predict(image: np.ndarray, stem: str) -> Said:

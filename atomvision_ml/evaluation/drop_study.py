@@ -84,7 +84,7 @@ def main(
         rows = labelled_images(seed)
         for name in names:
             model = ChosenModel(model_spec(name), folders[name])
-            for percent in (0.0, SCAN_DISTORTION_PERCENT) if model.spec.takes_scan_distortion else (0.0,):
+            for percent in (0.0, SCAN_DISTORTION_PERCENT) if "scan_distortion_percent" in model.spec.takes else (0.0,):
                 said = answers(rows, model, percent)
                 typer.echo(f"| {seed} | `{name}` | {percent:g} % {_cells(rows, said)}")
 

@@ -71,7 +71,7 @@ class FacetParameters(BaseModel):
         default=0.5, ge=0, le=1, description="A plane counts beforehand as its |F|² to this power; 0: all alike."
     )
     stranger_probability: float = Field(
-        default=0.02, gt=0, lt=1, description="Probability beforehand that a spot is none of the phases' planes."
+        default=0.005, gt=0, lt=1, description="Probability beforehand that a spot is none of the phases' planes."
     )
     decision_probability: float = Field(
         default=0.9, gt=0.5, lt=1, description="Least probability at which a plane is decided."
@@ -102,7 +102,10 @@ class Hypothesis:
     def zone(self) -> Plane | None:
         """[uvw] that all planes contain; None for fewer than two independent planes."""
         known = self.hkl[np.any(self.hkl != 0, axis=1)]
-        crosses = np.cross(known[:1], known[1:])
+        if not len(known):
+            return None
+        h, k, l = known[0]  # noqa: E741
+        crosses = known[1:] @ np.array([[0, l, -k], [-l, 0, h], [k, -h, 0]])
         crosses = crosses[np.any(crosses != 0, axis=1)]
         if not len(crosses):
             return None
@@ -168,7 +171,7 @@ def measure(spots: Spots, pixel_size_angstrom: float | None, parameters: FacetPa
     return MeasuredSpots(
         vectors=spots.frequencies / (pixel_size_angstrom or UNKNOWN_PIXEL_ANGSTROM),
         relative=np.sqrt(np.trace(spots.covariances, axis1=1, axis2=2) / 2) / lengths,
-        half_width=math.log1p(limit) if known else _UNKNOWN_HALF_WIDTH,
+        half_width=-math.log1p(-limit) if known else _UNKNOWN_HALF_WIDTH,
         ratio_sigma=parameters.ratio_uncertainty_percent / 100,
         angle_sigma=math.radians(parameters.angle_uncertainty_deg),
         stranger=parameters.stranger_probability,
@@ -236,8 +239,8 @@ def _of_zone(
 
 def _likeliest(logs: Array) -> Iterator[tuple[int, int]]:
     flat = logs.ravel()
-    order = np.argsort(-flat)[:_MOST_HYPOTHESES]
-    for index in order[flat[order] > flat[order[0]] + math.log(_SMALLEST_ODDS)]:
+    probable = np.flatnonzero(flat > flat.max() + math.log(_SMALLEST_ODDS))
+    for index in probable[np.argsort(-flat[probable], kind="stable")][:_MOST_HYPOTHESES]:
         yield int(index // logs.shape[1]), int(index % logs.shape[1])
 
 

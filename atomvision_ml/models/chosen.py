@@ -24,20 +24,28 @@ class ChosenModel:
         """Registered name."""
         return self.spec.name
 
-    def __call__(self, image: np.ndarray, pixel_size_angstrom: float, *, scan_distortion_percent: float = 0.0) -> Any:
-        """What the model says of an image [y, x]; its own result type.
+    def __call__(
+        self,
+        image: np.ndarray,
+        pixel_size_angstrom: float,
+        *,
+        scan_distortion_percent: float = 0.0,
+        background_degree: int | None = None,
+    ) -> Any:
+        """What the model says of an image [y, x]; its own result type. It is told what it can take, no more.
 
         Args:
             image: [y, x].
             pixel_size_angstrom: edge of a pixel, Å.
-            scan_distortion_percent: strain that the scan may add, for models that allow for it; others leave it aside.
+            scan_distortion_percent: strain that the scan may add.
+            background_degree: degree of the background that the image is known to have.
 
         Raises:
             ValueError: an image that the model does not take, or of which it has nothing to say.
         """
         predict = self.spec.predictor()
-        is_allowed_for = scan_distortion_percent > 0 and self.spec.takes_scan_distortion
-        told = {"scan_distortion_percent": scan_distortion_percent} if is_allowed_for else {}
+        known = {"scan_distortion_percent": scan_distortion_percent or None, "background_degree": background_degree}
+        told: dict[str, Any] = {name: known[name] for name in self.spec.takes if known[name] is not None}
         if self.spec.kind == "network":
             return predict(image, pixel_size_angstrom, self.folder, **told)
         if self.folder is None and not told:

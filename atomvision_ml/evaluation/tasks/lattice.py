@@ -226,7 +226,7 @@ def _judge_network(row: Row, reader: ItemReader, model_id: str, checkpoint: Path
     from atomvision_ml.models.lattice_finder import NoLatticeError
 
     spec = model_spec(model_id.partition("@")[0])
-    told = _scan_of(row) if spec.takes_scan_distortion else {}
+    told = _scan_of(row) if "scan_distortion_percent" in spec.takes else {}
     try:
         result = spec.predictor()(reader.image(row), row["pixel_size_angstrom"], checkpoint, **told)
     except NoLatticeError as error:

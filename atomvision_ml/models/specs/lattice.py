@@ -14,7 +14,7 @@ SPECS = (
         predict_path="atomvision_ml.models.lattice_finder:find_lattice",
         description="Autocorrelation peaks, lattice reduction and least squares; no training.",
         intended_use="Bravais lattice and lattice vectors of images of one crystal, seen along a zone axis.",
-        takes_scan_distortion=True,
+        takes=("scan_distortion_percent",),
         limits=(
             "One lattice in the field: no grain boundaries, moirés or precipitates.",
             "At least some three periods along each axis; the fewer, the larger the stated uncertainty.",
@@ -45,7 +45,7 @@ SPECS = (
         predict_path="atomvision_ml.models.lattice_fusion:fuse_lattice",
         description="Evidence of the lattice finder and features of the lattice network under one small head.",
         intended_use="Bravais lattice and vectors in HAADF-STEM images of one crystalline monolayer, from 100 e/Å² up.",
-        takes_scan_distortion=True,
+        takes=("scan_distortion_percent",),
         limits=(
             "Vectors are the lattice finder's and may belong to another class than the one answered.",
             "Trained on simulated images in the convolution approximation only, with a probe of about σ = 0.5 Å.",

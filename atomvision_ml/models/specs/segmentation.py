@@ -19,6 +19,7 @@ SPECS = (
         parameters_path="atomvision_ml.models.refined_segmenter:RefinedSegmenterParameters",
         build_path="atomvision_ml.models.refined_segmenter:segment_refined",
         predict_path="atomvision_ml.models.refined_segmenter:segment_refined",
+        takes=("background_degree",),
         description="The segmenter's atoms, fitted together and drawn as disks of 0.5 Å.",
         intended_use="Masks and positions of atoms in HAADF-STEM images, best as electron counts.",
         limits=(

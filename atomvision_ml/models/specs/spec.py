@@ -24,8 +24,8 @@ class ModelSpec(BaseModel):
     predict_path: str = Field(description="Function (image, pixel_size_angstrom, ...) that applies the model.")
     description: str
     intended_use: str
-    takes_scan_distortion: bool = Field(
-        default=False, description="Whether it allows for `scan_distortion_percent`, the strain that a scan may add."
+    takes: tuple[Literal["scan_distortion_percent", "background_degree"], ...] = Field(
+        default=(), description="What it can be told of the way in which an image was taken."
     )
     limits: tuple[str, ...] = Field(description="Where it must not be trusted; goes into every card.")
 
