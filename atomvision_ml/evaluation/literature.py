@@ -16,7 +16,7 @@ Row = dict[str, Any]
 HEADLINES = {
     "captions": ("modality_recall", "all"),
     "panels": ("box_iou_0.9", "all"),
-    "scale_bars": ("nm_within_2_percent", "all"),
+    "scale_bars": ("px_within_2_percent", "all"),
 }
 """Metric and slice that stand for a task where there is room for one figure only."""
 

@@ -39,6 +39,8 @@ TOLERANCE = 0.02
 
 _CONDITIONAL = ("box_iou_0.9_of_matched", "nm_within_2_percent_of_read")
 """Figures over what a reader answered at all: of interest for one reader, not to compare several."""
+_OF_TEXT = ("nm_within_2_percent", "pixel_size", "no_length_of_reciprocal_bar")
+"""Figures that are not measured where texts are not read."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Answer:
 
 
 def panel_metric_rows(size: str, n_figures: int = 24, n_micrographs: int = 60, seed: int = 0) -> list[Row]:
-    """Rows of ``evaluation/metrics`` of the tasks ``panels`` and ``scale_bars``.
+    """Rows of ``evaluation/metrics`` of the tasks ``panels`` and ``scale_bars``; of lengths only with the extra ocr.
 
     Args:
         size: size of the graph that they stand in.
@@ -79,6 +81,8 @@ def panel_metric_rows(size: str, n_figures: int = 24, n_micrographs: int = 60, s
         rows += _rows("panels", model, role, size, answers)
     for (model, role), bar_reader in bar_readers.items():
         answers = [answer for image, bar in micrographs for answer in bar_answers(image, bar, bar_reader)]
+        if read_text is None:
+            answers = [answer for answer in answers if answer.metric not in _OF_TEXT]
         rows += _rows("scale_bars", model, role, size, answers)
     return rows
 

@@ -3,6 +3,7 @@ import pytest
 
 from atomvision_ml.evaluation.panel_benchmark import intersection_over_union, panel_metric_rows
 from atomvision_ml.evaluation.panel_composites import CompositeParameters, draw_composite, draw_micrograph
+from atomvision_ml.literature.text_reading import open_text_reader
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -37,6 +38,7 @@ def test_every_figure_stands_beside_baselines() -> None:
     values = {(row["task"], row["role"], row["metric"]): row["value"] for row in rows}
     metrics = {(task, metric) for task, role, metric in values if role == "model"}
     assert {("panels", "box_iou_0.9"), ("scale_bars", "px_within_2_percent")} <= metrics
+    assert (("scale_bars", "nm_within_2_percent") in metrics) == (open_text_reader() is not None)
     for task, metric in metrics:
         assert (task, "classical", metric) in values
         assert (task, "trivial", metric) in values
