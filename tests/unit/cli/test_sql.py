@@ -94,7 +94,7 @@ def test_a_failing_query_leaves_the_old_file(root: Path, tmp_path: Path) -> None
     assert atomvision(root, "sql", query, "--format", "csv", "--out", str(file)).returncode == 1
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
-    assert b"No such file" in atomvision(root, "sql", "SELECT 1", "--out", str(tmp_path / "no" / "x")).stderr
+    assert b"there is no folder" in atomvision(root, "sql", "SELECT 1", "--out", str(tmp_path / "no" / "x")).stderr
 
 
 def test_parquet_is_not_thrown_at_a_terminal(root: Path) -> None:
