@@ -71,10 +71,10 @@ class FacetParameters(BaseModel):
         default=0.5, ge=0, le=1, description="A plane counts beforehand as its |F|² to this power; 0: all alike."
     )
     stranger_probability: float = Field(
-        default=0.005, gt=0, lt=1, description="Probability beforehand that a spot is none of the phases' planes."
+        default=0.02, gt=0, lt=1, description="Probability beforehand that a spot is none of the phases' planes."
     )
     decision_probability: float = Field(
-        default=0.9, gt=0.5, lt=1, description="Least probability at which a plane is decided."
+        default=0.88, gt=0.5, lt=1, description="Least probability at which a plane is decided."
     )
     most_bases: int = Field(default=4, ge=1, description="Pairs of spots that are tried as the two of a hypothesis.")
 

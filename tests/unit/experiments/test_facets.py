@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from atomvision_ml.evaluation.facet_benchmark import (
     disturbed_spots,
     images,
+    most_decidable,
     one_spot,
     rendered_image,
     two_spots,
@@ -20,7 +21,7 @@ from atomvision_ml.evaluation.facet_benchmark import (
 )
 from atomvision_ml.experiments.diffraction_spots import Region, Spots, find_crystalline_region, find_spots
 from atomvision_ml.experiments.facet_figure import facet_png, plane_name
-from atomvision_ml.experiments.facet_hypotheses import FacetParameters
+from atomvision_ml.experiments.facet_hypotheses import FacetParameters, measure
 from atomvision_ml.experiments.facet_rows import declared_phases, facet_rows
 from atomvision_ml.experiments.facets import assign_facets
 from atomvision_ml.experiments.reference_phases import reference_phases, reflections
@@ -95,6 +96,11 @@ def test_scale_that_the_calibration_excludes_decides_nothing() -> None:
     assert not found.is_decided
 
 
+def test_scale_covers_the_calibration_to_both_sides() -> None:
+    measured = measure(exact("Au", [(1, 1, 1), (2, 0, 0)]), 0.2, FacetParameters(calibration_limit_percent=4.0))
+    assert math.exp(-measured.half_width) == pytest.approx(0.96)
+
+
 def test_without_calibration_ratio_and_angle_decide_and_give_the_pixel_size() -> None:
     found = assign_facets(exact("Au", [(1, 1, 1), (2, 0, 0)]), None, [PHASES["Au"]])
     assert [plane.family for plane in found.planes] == [(1, 1, 1), (2, 0, 0)]
@@ -136,6 +142,11 @@ def test_two_spots(name: str, least_decided: float) -> None:
     row = two_spots(name, 40)
     assert row["right"]["value"] >= 0.95
     assert row["decided"]["value"] >= least_decided  # the limits of 40 trials; all figures: docs/results/facets.md
+
+
+def test_more_than_a_perfect_reader_decides_no_one() -> None:
+    assert most_decidable("Au", 10)["decided"]["value"] == 1.0
+    assert two_spots("SnS", 40)["decided"]["value"] <= most_decidable("SnS", 40, least_right=0.9)["decided"]["value"]
 
 
 def test_from_pixels_to_planes() -> None:
