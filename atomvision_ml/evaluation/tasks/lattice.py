@@ -20,6 +20,7 @@ from atomvision_ml.evaluation.holdout import ItemReader, OpenBlob
 from atomvision_ml.evaluation.judging import Progress, Row, items_of, judge_items
 from atomvision_ml.evaluation.sums import Evaluate, Figures, mean_of_known, ratio
 from atomvision_ml.models.checkpoint import load_checkpoint
+from atomvision_ml.models.chosen import ChosenModel
 from atomvision_ml.models.lattice_classes import SCAN_DISTORTION_PERCENT
 from atomvision_ml.models.registry import model_spec
 from atomvision_ml.models.training_run import experimental_items, simulated_items
@@ -225,10 +226,9 @@ def _judge_finder(row: Row, reader: ItemReader, model_id: str, parameters: Mappi
 def _judge_network(row: Row, reader: ItemReader, model_id: str, checkpoint: Path) -> list[Row]:
     from atomvision_ml.models.lattice_finder import NoLatticeError
 
-    spec = model_spec(model_id.partition("@")[0])
-    told = _scan_of(row) if "scan_distortion_percent" in spec.takes else {}
+    model = ChosenModel(model_spec(model_id.partition("@")[0]), checkpoint)
     try:
-        result = spec.predictor()(reader.image(row), row["pixel_size_angstrom"], checkpoint, **told)
+        result = model(reader.image(row), row["pixel_size_angstrom"], **_scan_of(row))
     except NoLatticeError as error:
         log.info("%s: %s", row["item_id"], error)
         return [_lattice_row(row, model_id, "model", None, None)]
@@ -254,7 +254,7 @@ def _found_lattice(row: Row, image: NDArray[Any], model_id: str, parameters: Map
     return answer
 
 
-def _scan_of(row: Row) -> dict[str, float]:
+def _scan_of(row: Row) -> dict[str, Any]:
     """What a model is told of the scan: a micrograph's is distorted, a simulated image's is perfect."""
     return {"scan_distortion_percent": SCAN_DISTORTION_PERCENT} if row.get("source") == EXPERIMENTS else {}
 
