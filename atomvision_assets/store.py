@@ -387,6 +387,8 @@ class Work:
         present = (facts.code_version, facts.parameters, facts.inputs)
         if present != (self._code_version, _as_json(self._parameters), self.inputs):
             return None
+        if self.lake.is_outdated(self.key, self.partition):
+            return None
         metadata = self._last_metadata(facts)
         if metadata is None:
             return None

@@ -28,6 +28,7 @@ from atomvision_ml.storage.errors import (
     BlobMissingError,
     DamagedDataError,
     NotPublishedError,
+    OutdatedTableError,
     PublicationRefusedError,
 )
 from atomvision_ml.storage.files import fsync_path
@@ -45,6 +46,7 @@ __all__ = [
     "Facts",
     "Lake",
     "NotPublishedError",
+    "OutdatedTableError",
     "PublicationRefusedError",
     "SweepReport",
     "Version",
@@ -101,15 +103,23 @@ class Lake:
 
         Raises:
             NotPublishedError: there is nothing yet.
+            OutdatedTableError: an earlier version wrote it, without a column that the dictionary has today.
         """
         import polars as pl
 
         files: list[IO[bytes]] = [file.open("rb") for file in self.heads(key, partition)]
         try:
-            return pl.scan_parquet(files, hive_partitioning=False)
+            frame = pl.scan_parquet(files, hive_partitioning=False)
+            present = frame.collect_schema()
         finally:
             for file in files:
                 file.close()
+        if missing := [column.name for column in table(key).columns if column.name not in present]:
+            raise OutdatedTableError(
+                f"{_label(key, partition)} in {self.root} was published by an earlier version, without the columns "
+                f"{', '.join(missing)}; materialise that asset again"
+            )
+        return frame
 
     def heads(self, key: str, partition: str | None = None) -> list[Path]:
         """Local files with the present heads; raises NotPublishedError if there is none."""
@@ -161,6 +171,11 @@ class Lake:
         self._path(key, partition)
         file = self.heads(key, partition)[0]
         return Facts.read(pq.read_schema(file), file)
+
+    def is_outdated(self, key: str, partition: str | None = None) -> bool:
+        """Whether a head has other columns than the dictionary has today; raises as :meth:`facts`."""
+        self._path(key, partition)
+        return pq.read_schema(self.heads(key, partition)[0]).names != table(key).arrow_schema.names
 
     def verify(self, key: str, partition: str | None = None) -> Facts:
         """Read a head whole and compare it with its content hash; raises DamagedDataError."""

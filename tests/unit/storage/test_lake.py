@@ -14,6 +14,7 @@ from atomvision_ml.storage.lake import (
     DamagedDataError,
     Lake,
     NotPublishedError,
+    OutdatedTableError,
     PublicationRefusedError,
     Version,
 )
@@ -244,6 +245,16 @@ def test_damage_is_found(lake: Lake) -> None:
     pq.write_table(records(2), head)
     with pytest.raises(DamagedDataError, match="no facts"):
         lake.facts(RECORDS, "prototypes")
+
+
+def test_a_table_of_an_earlier_version_is_told_and_not_half_read(lake: Lake) -> None:
+    facts = lake.publish(RECORDS, records(2), version=FIRST, partition="prototypes")
+    assert not lake.is_outdated(RECORDS, "prototypes")
+    head = lake.heads(RECORDS, "prototypes")[0]
+    pq.write_table(facts.stamp(records(2).drop_columns(["licence", "origin"])), head)
+    assert lake.is_outdated(RECORDS, "prototypes")
+    with pytest.raises(OutdatedTableError, match=r"records\[prototypes\].*without the columns licence, origin; mat"):
+        lake.scan(RECORDS, "prototypes")
 
 
 def test_root_comes_from_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
