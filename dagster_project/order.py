@@ -76,22 +76,18 @@ class _SideBySide:
         self._begin()
 
     def _begin(self) -> None:
-        for step in list(self._ready()):
-            if (outcome := self.runner.verdict(step)) is not None:
-                self.waiting.remove(step)
-                self._ended(step, outcome)
-                self._begin()
-                return
-            if not self.crew.is_free:
-                return
+        while self.crew.is_free and (step := next(self._ready(), None)) is not None:
             self.waiting.remove(step)
-            self.crew.start(step)
+            if (outcome := self.runner.verdict(step)) is not None:
+                self._ended(step, outcome)
+            else:
+                self.crew.start(step)
 
     def _ready(self) -> Iterator[Step]:
         """Steps that wait for none that is running or planned before them."""
         graph = self.runner.definitions.resolve_asset_graph()
         before = list(self.crew.running)
-        for step in list(self.waiting):
+        for step in self.waiting:
             if not any(_must_follow(graph, other, step) for other in before):
                 yield step
             before.append(step)

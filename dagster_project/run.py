@@ -22,6 +22,7 @@ from rich.console import Console
 
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.experiments.inbox import Inbox
+from atomvision_assets.gpu import trainings_at_once
 from atomvision_assets.literature.arxiv import NO_CONTACT, Arxiv
 from atomvision_assets.processes import end_killed_runs
 from atomvision_assets.store import Store
@@ -109,7 +110,7 @@ def run(options: Options, processes: int, console: Console) -> int:
         console.print(str(error), soft_wrap=True, markup=False)
         console.print("Set DAGSTER_HOME to a folder with a dagster.yaml, or use make.", soft_wrap=True)
         return 2
-    with instance:
+    with instance, trainings_at_once(instance, settings().device, processes):
         if ended := end_killed_runs(instance):
             console.print(f"{ended} run(s) of a killed terminal are now marked as failed")
         runner = options.runner(definitions, instance)
