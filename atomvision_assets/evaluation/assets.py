@@ -163,7 +163,7 @@ def experimental_answers(context: dg.AssetExecutionContext, store: Store) -> dg.
 
 @table_asset(
     EVALUATION_METRICS,
-    code_version="3",
+    code_version="4",
     kinds={"polars", "parquet"},
     deps=[*ANSWERS, *MODELS, *HOLDOUTS],
     automation_condition=when_inputs_change(),

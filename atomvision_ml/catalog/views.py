@@ -19,7 +19,9 @@ STORY_FILE = pa.struct(
     [(name, S) for name in ("original_filename", "file_sha256", "place", "record_id", "sample_id", "lattice", "split")]
 )
 
-LOWER_IS_BETTER = "(^|_)(error|loss|rmse|mae|ece|brier|nll|distance|deviation|false|invented|lost|missed|bias)(_|$)"
+LOWER_IS_BETTER = (
+    "(^|_)(error|loss|rmse|mae|ece|brier|nll|distance|deviation|false|invented|lost|missed|bias|confusion)(_|$)"
+)
 """Metrics with one of these words in their name are better when smaller; all others are better when larger."""
 
 PUBLISHED_FIGURES = (
@@ -101,6 +103,33 @@ LEFT JOIN figure AS own ON own.task = paired.task AND own.model = paired.model A
 LEFT JOIN figure AS common ON common.task = paired.task AND common.model IS NULL AND common.metric = paired.metric
     AND paired.slice = 'all|clean'
 ORDER BY task, size, slice, metric, model
+""",
+)
+
+CONFUSION = View(
+    name="evaluation.confusion",
+    description="Confusion matrices of the lattice classes: of each class the share that a model takes for each class.",
+    bases=("evaluation/metrics",),
+    columns=(
+        Column(name="model", type=S, description="Registered name."),
+        Column(name="size", type=S, description="Size of the graph."),
+        Column(name="slice", type=S, description="Which items; see evaluation.metrics."),
+        Column(name="true", type=S, description="The class."),
+        Column(name="found", type=S, description="What it is taken for; `none`: no answer."),
+        Column(name="share", type=F64, description="Of the items of the class; mean over the training seeds."),
+        Column(name="low", type=F64, nullable=True, description="Lowest lower end of the intervals of the seeds."),
+        Column(name="high", type=F64, nullable=True, description="Highest upper end of the intervals of the seeds."),
+    ),
+    sql="""
+WITH cells AS (
+    SELECT *, regexp_extract(metric, '^confusion_(.+)_as_(.+)$', ['true', 'found']) AS apart,
+           regexp_extract(metric, '^recall_(.+)$', 1) AS own
+    FROM evaluation.metrics WHERE task = 'lattice' AND regexp_matches(metric, '^(confusion|recall)_')
+)
+SELECT model, size, slice, coalesce(nullif(own, ''), apart['true']) AS "true",
+       coalesce(nullif(own, ''), apart['found']) AS "found",
+       avg(value) AS share, min(low) AS low, max(high) AS high
+FROM cells GROUP BY ALL ORDER BY size, slice, model, "true", "found"
 """,
 )
 
@@ -352,6 +381,7 @@ ORDER BY record.received_at, record.place, record.record_id
 
 VIEWS = (
     LEADERBOARD,
+    CONFUSION,
     STEM_ATOMS,
     STEM_COLUMNS,
     SOURCE_SUMMARY,

@@ -16,7 +16,8 @@ from atomvision_ml.evaluation.gallery.build import result_tables
 from atomvision_ml.evaluation.gallery.entries import dose_words
 from atomvision_ml.evaluation.metrics import over_seeds
 from atomvision_ml.evaluation.protocol import PROTOCOLS
-from atomvision_ml.schemas.vocabulary import TASKS
+from atomvision_ml.evaluation.tasks.lattice import NO_ANSWER
+from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES, TASKS
 from atomvision_ml.storage.keys import EVALUATION_COMPARISONS, EVALUATION_HOLDOUT, EVALUATION_METRICS
 
 if TYPE_CHECKING:
@@ -85,7 +86,35 @@ def _task(task: str, metrics: pl.DataFrame, comparisons: pl.DataFrame) -> list[s
     if quoted:
         parts.append(f"Published in the AtomVision paper: {'; '.join(quoted)}.\n")
     parts += _differences(task, comparisons)
+    if task == "lattice":
+        parts += _confusion(metrics)
     return parts
+
+
+def _confusion(metrics: pl.DataFrame) -> list[str]:
+    """Confusion matrices of the models on all items at 1000 e/Å²: shares of each class, with intervals."""
+    own = metrics.filter((pl.col("task") == "lattice") & (pl.col("slice") == "all|1000") & (pl.col("role") == "model"))
+    parts = []
+    for (model,), rows in own.sort("model").group_by("model", maintain_order=True):
+        cells = {row["metric"]: row for row in rows.to_dicts()}
+        table = [
+            [true, *(_share(cells.get(_cell_name(true, found))) for found in (*BRAVAIS_LATTICES, NO_ANSWER))]
+            for true in BRAVAIS_LATTICES
+            if f"recall_{true}" in cells
+        ]
+        parts.append(f"What {str(model).replace('_', ' ')} takes each class for, all, 1000 e/Å²\n")
+        parts.append(_markdown(["class", *BRAVAIS_LATTICES, "no answer"], table))
+    return parts
+
+
+def _cell_name(true: str, found: str) -> str:
+    return f"recall_{true}" if true == found else f"confusion_{true}_as_{found}"
+
+
+def _share(cell: Row | None) -> str:
+    if cell is None or cell["high"] is None:
+        return "–" if cell is None else f"{cell['value']:.3f}"
+    return f"{cell['value']:.3f} ({cell['low']:.3f} to {cell['high']:.3f})" if cell["high"] > 0 else "0"
 
 
 def _differences(task: str, comparisons: pl.DataFrame) -> list[str]:

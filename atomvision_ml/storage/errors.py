@@ -7,10 +7,6 @@ class NotPublishedError(LookupError):
     """Nothing is published under that key and partition yet."""
 
 
-class OutdatedTableError(LookupError):
-    """What is published was written by an earlier version, without columns that are asked for today."""
-
-
 class PublicationRefusedError(RuntimeError):
     """The head was left as it was: the run may not publish, or another publisher was faster."""
 

@@ -28,7 +28,6 @@ from atomvision_ml.storage.errors import (
     BlobMissingError,
     DamagedDataError,
     NotPublishedError,
-    OutdatedTableError,
     PublicationRefusedError,
 )
 from atomvision_ml.storage.files import fsync_path
@@ -46,7 +45,6 @@ __all__ = [
     "Facts",
     "Lake",
     "NotPublishedError",
-    "OutdatedTableError",
     "PublicationRefusedError",
     "SweepReport",
     "Version",
@@ -101,25 +99,25 @@ class Lake:
         The files are opened now: what is published later does not change this frame. (A lazy scan of the *path*
         reads the old footer and the new bytes if the head is replaced in between, and crashes.)
 
+        A column that an earlier version did not write is null, one that the dictionary lost is left out.
+
         Raises:
             NotPublishedError: there is nothing yet.
-            OutdatedTableError: an earlier version wrote it, without a column that the dictionary has today.
         """
         import polars as pl
 
         files: list[IO[bytes]] = [file.open("rb") for file in self.heads(key, partition)]
         try:
-            frame = pl.scan_parquet(files, hive_partitioning=False)
-            present = frame.collect_schema()
+            return pl.scan_parquet(
+                files,
+                hive_partitioning=False,
+                schema=pl.Schema(table(key).arrow_schema),
+                missing_columns="insert",
+                extra_columns="ignore",
+            )
         finally:
             for file in files:
                 file.close()
-        if missing := [column.name for column in table(key).columns if column.name not in present]:
-            raise OutdatedTableError(
-                f"{_label(key, partition)} in {self.root} was published by an earlier version, without the columns "
-                f"{', '.join(missing)}; materialise that asset again"
-            )
-        return frame
 
     def heads(self, key: str, partition: str | None = None) -> list[Path]:
         """Local files with the present heads; raises NotPublishedError if there is none."""

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 ECE_BINS = 10
 """Equal bins of the highest probability, for the expected calibration error (Guo et al., arXiv:1706.04599)."""
 
+NO_ANSWER = "none"
+"""What an item without an answer is taken for."""
+
 
 def predict_lattice(
     holdout: pl.DataFrame,
@@ -297,7 +300,11 @@ def sums(answers: pl.DataFrame) -> tuple[Figures, Evaluate]:
 
 
 def _lattice_figures(sums: Figures) -> Figures:
-    """From confusion counts (b, class, answer) and calibration bins (b, bin, 3) to figures (b,)."""
+    """From confusion counts (b, class, answer) and calibration bins (b, bin, 3) to figures (b,).
+
+    ``confusion_<true>_as_<found>`` is the share of a class that is taken for another one, or for ``none`` where there
+    is no answer: with the recalls the whole confusion matrix, each row normalised.
+    """
     confusion = sums["confusion"]
     support, hits = confusion.sum(axis=2), np.diagonal(confusion[:, :, :-1], axis1=1, axis2=2)
     answered = confusion[:, :, :-1].sum(axis=1)
@@ -308,6 +315,12 @@ def _lattice_figures(sums: Figures) -> Figures:
         "balanced_accuracy": mean_of_known(recall),
         "macro_f1": mean_of_known(f1),
         **{f"recall_{name}": recall[:, number] for number, name in enumerate(BRAVAIS_LATTICES)},
+        **{
+            f"confusion_{true}_as_{found}": ratio(confusion[:, row, column], support[:, row])
+            for row, true in enumerate(BRAVAIS_LATTICES)
+            for column, found in enumerate((*BRAVAIS_LATTICES, NO_ANSWER))
+            if row != column
+        },
     }
     if "bins" in sums:
         count, top, right = np.moveaxis(sums["bins"], 2, 0)

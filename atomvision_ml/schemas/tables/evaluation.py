@@ -106,7 +106,11 @@ METRICS = Table(
         Column(name="size", type=S, one_of=SIZES, description="Size of the graph."),
         Column(name="seed", type=I32, description="Training seed; 0 for classical methods."),
         Column(name="slice", type=S, description="Which items, e.g. `all|clean`, `experiment|as_taken`."),
-        Column(name="metric", type=S, description="Name of the metric, e.g. `macro_f1`, `recall_square`, `iou`."),
+        Column(
+            name="metric",
+            type=S,
+            description="Name of the metric, e.g. `macro_f1`, `recall_square`, `confusion_square_as_oblique`, `iou`.",
+        ),
         Column(name="value", type=F64, description="Its value."),
         Column(
             name="low",

@@ -252,6 +252,7 @@ def test_leaderboard_takes_the_best_baseline_in_the_right_direction(lake: Lake) 
         ("localisation_rmse_angstrom", 0.1),
         ("vector_error_median_angstrom", 0.1),
         ("recall_rectangular", 0.9),
+        ("confusion_square_as_oblique", 0.1),
         ("precedence", 0.9),
         ("detection_f1", 0.9),
     ],
@@ -284,6 +285,19 @@ def test_leaderboard_averages_seeds_and_quotes_the_paper(lake: Lake) -> None:
     assert board["densenet", "all|1000", "accuracy"]["published"] is None
     assert board["lattice_graph", "all|clean", "accuracy"]["published"] == 0.78
     assert board["lattice_graph", "all|clean", "macro_f1"]["published"] is None
+
+
+def test_confusion_matrices_have_their_diagonal(lake: Lake) -> None:
+    publish_metrics(
+        lake,
+        ("finder", "model", "all|clean", "recall_square", 0.8),
+        ("finder", "model", "all|clean", "confusion_square_as_oblique", 0.1),
+        ("finder", "model", "all|clean", "confusion_square_as_none", 0.1),
+        ("finder", "model", "all|clean", "accuracy", 0.8),
+    )
+    with ask(lake, 'SELECT "true", "found", share FROM evaluation.confusion') as result:
+        cells = {(row["true"], row["found"]): row["share"] for row in result.read_all().to_pylist()}
+    assert cells == {("square", "square"): 0.8, ("square", "oblique"): 0.1, ("square", "none"): 0.1}
 
 
 def test_counts_by_source_class_and_overlap(lake: Lake) -> None:

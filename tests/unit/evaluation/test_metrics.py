@@ -55,6 +55,10 @@ def test_figures_equal_those_of_scikit_learn():
     recalls = reference.recall_score(truth, answer, labels=CLASSES, average=None, zero_division=0)
     assert value["balanced_accuracy"] == pytest.approx(recalls.mean())
     assert [value[f"recall_{name}"] for name in CLASSES] == pytest.approx(list(recalls))
+    shares = reference.confusion_matrix(truth, answer, labels=[*CLASSES, "none"], normalize="true")
+    for row, true in enumerate(CLASSES):
+        others = [value[f"confusion_{true}_as_{found}"] for found in (*CLASSES, "none") if found != true]
+        assert others == pytest.approx(list(np.delete(shares[row], row)))
     table("evaluation/metrics").from_rows(rows)
 
 

@@ -52,6 +52,15 @@ def test_page_has_every_method_its_interval_and_the_command(lake):
     assert "Bravais lattice" not in text, "a task without figures is left out"
 
 
+def test_page_has_the_confusion_matrices_of_the_lattice_models(lake):
+    cells = {"recall_square": 0.8, "confusion_square_as_oblique": 0.2, "confusion_square_as_none": -0.01}
+    rows = [figure("lattice_finder", "model", value) for value in cells.values()]
+    rows = [row | {"task": "lattice", "metric": metric} for row, metric in zip(rows, cells, strict=True)]
+    lake.publish("evaluation/metrics", table("evaluation/metrics").from_rows(rows), version=FIRST)
+    _, text = results_page(lake)
+    assert "| square | – | 0.800 (0.790 to 0.810) | – | – | 0.200 (0.190 to 0.210) | 0 |" in text
+
+
 def test_every_table_is_well_formed(lake):
     _, text = results_page(lake)
     tables = [block.splitlines() for block in text.split("\n\n") if block.lstrip().startswith("|")]

@@ -14,7 +14,6 @@ from atomvision_ml.storage.lake import (
     DamagedDataError,
     Lake,
     NotPublishedError,
-    OutdatedTableError,
     PublicationRefusedError,
     Version,
 )
@@ -247,14 +246,17 @@ def test_damage_is_found(lake: Lake) -> None:
         lake.facts(RECORDS, "prototypes")
 
 
-def test_a_table_of_an_earlier_version_is_told_and_not_half_read(lake: Lake) -> None:
+def test_a_table_of_an_earlier_version_is_known_and_stays_readable(lake: Lake) -> None:
     facts = lake.publish(RECORDS, records(2), version=FIRST, partition="prototypes")
+    lake.publish(RECORDS, records(1, source="c2db"), version=FIRST, partition="c2db")
     assert not lake.is_outdated(RECORDS, "prototypes")
     head = lake.heads(RECORDS, "prototypes")[0]
-    pq.write_table(facts.stamp(records(2).drop_columns(["licence", "origin"])), head)
+    older = records(2).drop_columns(["licence", "origin"]).append_column("retired", [[1, 2]])
+    pq.write_table(facts.stamp(older), head)
     assert lake.is_outdated(RECORDS, "prototypes")
-    with pytest.raises(OutdatedTableError, match=r"records\[prototypes\].*without the columns licence, origin; mat"):
-        lake.scan(RECORDS, "prototypes")
+    rows = lake.scan(RECORDS).sort("record_id").collect()
+    assert rows.columns == table(RECORDS).arrow_schema.names
+    assert rows["licence"].to_list() == ["MIT", None, None]
 
 
 def test_root_comes_from_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
