@@ -80,7 +80,7 @@ def lattice(
         }
         return said, partial(image_picture, image, pixel_size_angstrom, vectors)
 
-    _run(images, pixel_size_angstrom, predict, overlay, _lattice_line, as_json=as_json)
+    _run(chosen, images, pixel_size_angstrom, predict, overlay, _lattice_line, as_json=as_json)
 
 
 @app.command()
@@ -102,7 +102,7 @@ def segment(
         draw = partial(overlay_picture, image, found.mask, found.mask & False, found.atoms, pixel_size_angstrom)
         return {"atoms": found.atoms, "mean_probability": sure, "model": found.model}, draw
 
-    _run(images, pixel_size_angstrom, predict, overlay, _atoms_line, as_json=as_json)
+    _run(chosen, images, pixel_size_angstrom, predict, overlay, _atoms_line, as_json=as_json)
 
 
 @app.command()
@@ -129,7 +129,7 @@ def atoms(
         }
         return said, draw
 
-    _run(images, pixel_size_angstrom, predict, overlay, _atoms_line, as_json=as_json)
+    _run(chosen, images, pixel_size_angstrom, predict, overlay, _atoms_line, as_json=as_json)
 
 
 @app.command()
@@ -156,7 +156,7 @@ def defects(
         }
         return said, partial(defects_picture, image, pixel_size_angstrom, said["defects"])
 
-    _run(images, pixel_size_angstrom, predict, overlay, _defects_line, as_json=as_json)
+    _run(chosen, images, pixel_size_angstrom, predict, overlay, _defects_line, as_json=as_json)
 
 
 @app.command()
@@ -179,7 +179,7 @@ def upscale(
         said = {"output": path, "pixel_size_angstrom": found.pixel_size_angstrom, "model": found.model}
         return said, partial(image_picture, found.image, found.pixel_size_angstrom)
 
-    _run(images, pixel_size_angstrom, predict, overlay, _output_line, as_json=as_json)
+    _run(chosen, images, pixel_size_angstrom, predict, overlay, _output_line, as_json=as_json)
 
 
 @app.command()
@@ -213,7 +213,7 @@ def reconstruct(
         }
         return said, partial(image_picture, found.reconstruction, pixel_size_angstrom)
 
-    _run(images, pixel_size_angstrom, predict, overlay, _output_line, as_json=as_json)
+    _run(chosen, images, pixel_size_angstrom, predict, overlay, _output_line, as_json=as_json)
 
 
 def _chosen(model: str | None, task: str) -> ChosenModel:
@@ -270,6 +270,7 @@ def _of_version(model: str) -> Path:
 
 
 def _run(
+    chosen: ChosenModel,
     images: list[Path],
     pixel_size_angstrom: float,
     predict: Predict,
@@ -287,7 +288,9 @@ def _run(
             _refuse(f"{overlay} cannot be made: {error.strerror}", "--overlay")
     has_failed = False
     for path, stem in zip(images, _stems(images), strict=True):
-        said = _said(path, stem, pixel_size_angstrom, predict, None if overlay is None else overlay / f"{stem}.png")
+        said = _said(
+            chosen, path, stem, pixel_size_angstrom, predict, None if overlay is None else overlay / f"{stem}.png"
+        )
         has_failed |= "error" in said
         if as_json:
             typer.echo(json.dumps(said, allow_nan=False))
@@ -296,14 +299,16 @@ def _run(
     raise typer.Exit(int(has_failed))
 
 
-def _said(path: Path, stem: str, pixel_size_angstrom: float, predict: Predict, picture: Path | None) -> dict[str, Any]:
+def _said(
+    chosen: ChosenModel, path: Path, stem: str, pixel_size_angstrom: float, predict: Predict, picture: Path | None
+) -> dict[str, Any]:
     from atomvision_ml.images.files import read_image
     from atomvision_ml.models.domain import check_domain
 
     compared: dict[str, Any] = {}
     try:
         image = read_image(path)
-        domain = check_domain(image, pixel_size_angstrom)
+        domain = check_domain(image, pixel_size_angstrom, model=chosen.name)
         compared = {"typicality": domain.typicality, "warnings": list(domain.warnings)}
         said, draw = predict(image, stem)
         if picture is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atomvision_ml.models.chosen import ChosenModel
-from atomvision_ml.models.domain import check_domain
+from atomvision_ml.models.domain import ATOMIC_PIXELS_ANGSTROM, Domain, check_domain, pixel_size_warning
 from atomvision_ml.models.lattice_classes import SCAN_DISTORTION_PERCENT, strains_percent
 
 Row = dict[str, Any]
@@ -19,9 +19,6 @@ TASKS_ASKED = ("lattice", "segmentation")
 """Tasks whose answers say something of an experimental image; the others make images of it."""
 
 _LARGEST_PX = 256
-_PIXELS_ANGSTROM = (0.02, 0.6)
-"""Sizes of pixels in which atoms can be seen, and which networks can take without making the image huge."""
-
 _BACKGROUND_DEGREE = 0
 """Detectors have an offset and samples a support. Asking the image whether there is one takes four times as long."""
 
@@ -46,12 +43,10 @@ def finding_rows(
     pixel = 10 * float(np.sqrt(micrograph["pixel_size_x_nm"] * micrograph["pixel_size_y_nm"]))
     part = np.asarray(_middle(image), np.float64)
     domain = check_domain(part, pixel)
-    about = {
-        "is_out_of_distribution": bool(domain.warnings),
-        "typicality": domain.typicality,
-        "warnings": list(domain.warnings),
-    }
-    return [{**told, **_answer(task, champions, part, pixel), **about} for task in TASKS_ASKED]
+    return [
+        {**told, **_answer(task, champions, part, pixel), **_strange(task, champions, domain, pixel)}
+        for task in TASKS_ASKED
+    ]
 
 
 def finding_words(row: Mapping[str, Any]) -> str:
@@ -70,7 +65,7 @@ def _unfit(micrograph: Mapping[str, Any], image: NDArray[Any]) -> str | None:
         return "the image is not calibrated"
     if abs(y / x - 1) > _UNEVEN:
         return "its pixels are not square"
-    low, high = _PIXELS_ANGSTROM
+    low, high = ATOMIC_PIXELS_ANGSTROM
     if not low <= 10 * x <= high:
         return f"pixels of {10 * x:.3g} Å: models of atoms take {low} to {high} Å"
     return "the image is constant" if np.ptp(image) == 0 else None
@@ -81,6 +76,13 @@ def _silent(task: str, champions: Mapping[str, tuple[str, ChosenModel]], reason:
     named = {"task": task, "name": model.name if model else None, "model_id": model_id}
     nothing: Row = {"prediction_json": None, "is_out_of_distribution": None, "typicality": None, "warnings": []}
     return {**named, **nothing, "reason": reason}
+
+
+def _strange(task: str, champions: Mapping[str, tuple[str, ChosenModel]], domain: Domain, pixel: float) -> Row:
+    """What is unusual about the image, and about its pixels to the model that is asked."""
+    about_pixels = pixel_size_warning(champions[task][1].name, pixel) if task in champions else None
+    warnings = [*domain.warnings, *([] if about_pixels is None else [about_pixels])]
+    return {"is_out_of_distribution": bool(warnings), "typicality": domain.typicality, "warnings": warnings}
 
 
 def _answer(task: str, champions: Mapping[str, tuple[str, ChosenModel]], part: NDArray[Any], pixel: float) -> Row:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from atomvision_ml.images.atoms import laplacian_of_gaussian_atoms
 from atomvision_ml.images.preprocess import detrend, smooth_part
+from atomvision_ml.images.stem import StemParameters
+from atomvision_ml.models.registry import model_spec
 
 Floats = NDArray[np.float64]
 
 RANGES = Path(__file__).parent / "released" / "domain.json"
 
+ATOMIC_PIXELS_ANGSTROM = (0.02, 0.6)
+"""Sizes of pixels in which atoms can be seen, and which models can take without making the image huge."""
+
+STEM_PIXELS_ANGSTROM = (StemParameters().minimum_pixel_size_angstrom, StemParameters().maximum_pixel_size_angstrom)
+"""Smallest and largest pixel of ``images/stem`` and of the scenes behind the ranges."""
+
 SMALLEST_PX = 16
+_ROUNDING = 0.01
 _LARGEST_PX = 1024
 _SMOOTH_ANGSTROM = 0.4
 _CLEAN_LOG10 = 7.0
@@ -52,9 +61,9 @@ class Domain:
 
     Attributes:
         statistics: by name, as in :data:`MEANINGS`.
-        outside: names of those outside their range.
+        outside: names of those outside their range, and ``pixel_size_angstrom`` where a model does not know it.
         typicality: share of the training images that are at least as unusual; 0 for an image more unusual than all.
-        warnings: one sentence for each statistic outside.
+        warnings: one sentence for each name in ``outside``, or why nothing could be compared.
     """
 
     statistics: dict[str, float]
@@ -63,17 +72,53 @@ class Domain:
     warnings: tuple[str, ...]
 
 
-def check_domain(image: ArrayLike, pixel_size_angstrom: float, ranges: Mapping[str, Any] | None = None) -> Domain:
+def check_domain(
+    image: ArrayLike,
+    pixel_size_angstrom: float,
+    ranges: Mapping[str, Any] | None = None,
+    *,
+    model: str | None = None,
+) -> Domain:
     """Compare an image with the training images.
 
     Args:
         image: [y, x], finite, any unit.
         pixel_size_angstrom: edge of a pixel in Å.
         ranges: as :func:`training_ranges` returns; None for those that travel with the package.
+        model: registered name, or None; a pixel size that it does not know is a warning, too.
 
     Raises:
         ValueError: the image is not [y, x] or not finite, or the pixel size is not positive.
+        UnknownModelError: no model of that name is registered.
     """
+    found = _compared(image, pixel_size_angstrom, ranges)
+    strange = None if model is None else pixel_size_warning(model, pixel_size_angstrom)
+    if strange is None:
+        return found
+    return replace(found, outside=(*found.outside, "pixel_size_angstrom"), warnings=(*found.warnings, strange))
+
+
+def pixel_size_warning(model: str, pixel_size_angstrom: float) -> str | None:
+    """A sentence where a pixel size is not among those that a model was trained or is made for, else None.
+
+    Args:
+        model: registered name.
+        pixel_size_angstrom: edge of a pixel in Å; 1 % outside is taken for rounding.
+
+    Raises:
+        UnknownModelError: no model of that name is registered.
+    """
+    low, high = model_spec(model).pixel_sizes_angstrom()
+    if (1 - _ROUNDING) * low <= pixel_size_angstrom <= (1 + _ROUNDING) * high:
+        return None
+    side = "below" if pixel_size_angstrom < low else "above"
+    return (
+        f"pixel_size_angstrom = {pixel_size_angstrom:.3g} lies {side} the range {low:.3g} to {high:.3g} that "
+        f"{model} was trained or is made for"
+    )
+
+
+def _compared(image: ArrayLike, pixel_size_angstrom: float, ranges: Mapping[str, Any] | None) -> Domain:
     known = _released_ranges() if ranges is None else ranges
     values = np.asarray(image, np.float64)
     if values.ndim != 2 or not np.isfinite(values).all():
@@ -228,8 +273,8 @@ def scene_statistics(count: int, seed: int = 0) -> list[dict[str, float]]:
         some = [known[int(number)] for number in random.permutation(len(known))[: min(8, count - len(found))]]
         ranges = SceneParameters(
             size_px=int(random.integers(96, 257)),
-            minimum_pixel_size_angstrom=0.1,
-            maximum_pixel_size_angstrom=0.25,
+            minimum_pixel_size_angstrom=STEM_PIXELS_ANGSTROM[0],
+            maximum_pixel_size_angstrom=STEM_PIXELS_ANGSTROM[1],
             recast_fraction=0.3,
         )
         scenes = draw_scenes(some, ranges, random)

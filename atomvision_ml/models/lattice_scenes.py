@@ -26,6 +26,15 @@ Random = np.random.Generator
 SCENE_PX = 128
 """Edge of a training scene. Those of ``images/stem`` have twice as many pixels in the same field."""
 
+_STRETCH = (0.95, 1.4)
+"""Least and most that a scene's pixel is longer than twice that of ``images/stem``."""
+
+PIXEL_SIZES_ANGSTROM = (
+    StemParameters().minimum_pixel_size_angstrom,
+    2 * _STRETCH[1] * StemParameters().maximum_pixel_size_angstrom,
+)
+"""From the pixels of ``images/stem``, which networks are validated on, to the largest ones of the training scenes."""
+
 _CLEAR_STRAIN = 0.006
 """New lattices are at least so far (fraction) from every class above their own."""
 
@@ -225,7 +234,7 @@ def draw_lattice_scenes(
 def _scene(structure: LatticeStructure, parameters: LatticeSceneParameters, random: Random) -> Scenes:
     rule = StemParameters()
     longer = float(np.linalg.norm(structure.projection.periods_angstrom, axis=1).max())
-    pixel = 2 * rule.pixel_size_angstrom(longer) * random.uniform(0.95, 1.4)
+    pixel = 2 * rule.pixel_size_angstrom(longer) * random.uniform(*_STRETCH)
     ranges = SceneParameters(
         size_px=SCENE_PX,
         minimum_pixel_size_angstrom=pixel,

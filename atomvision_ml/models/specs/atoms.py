@@ -12,6 +12,7 @@ SPECS = (
         parameters_path="atomvision_ml.models.atom_finder:AtomFinderParameters",
         build_path="atomvision_ml.models.atom_finder:find_atoms",
         predict_path="atomvision_ml.models.atom_finder:find_atoms",
+        pixel_sizes_path="atomvision_ml.models.segmenter_training:PIXEL_SIZES_ANGSTROM",
         takes=("background_degree",),
         description="The segmenter's map, watershed and centre of mass, then one joint fit of all atoms.",
         intended_use="Positions and intensities of atomic columns in HAADF-STEM images, best as electron counts.",

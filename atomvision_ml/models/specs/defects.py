@@ -12,6 +12,7 @@ SPECS = (
         parameters_path="atomvision_ml.models.defect_finder:DefectFinderParameters",
         build_path="atomvision_ml.models.defect_finder:find_defects",
         predict_path="atomvision_ml.models.defect_finder:find_defects",
+        pixel_sizes_path="atomvision_ml.models.domain:ATOMIC_PIXELS_ANGSTROM",
         description="Each column against the equivalent ones of the same crystal: intensity, distances; no training.",
         intended_use="Vacancies, substitutions and strained regions in images of one crystal along a zone axis.",
         limits=(

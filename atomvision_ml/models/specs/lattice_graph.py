@@ -12,6 +12,7 @@ SPECS = (
         parameters_path="atomvision_ml.models.lattice_graph:LatticeGraphParameters",
         build_path="atomvision_ml.models.lattice_graph:build_network",
         predict_path="atomvision_ml.models.lattice_graph:classify_graph",
+        pixel_sizes_path="atomvision_ml.models.domain:STEM_PIXELS_ANGSTROM",
         description="ALIGNN on the graph of an image's atoms: bonds, bond angles, and repeats of the surroundings.",
         intended_use="Bravais lattice of images of one crystal, seen along a zone axis, whose columns are resolved.",
         limits=(

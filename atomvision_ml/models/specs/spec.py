@@ -24,6 +24,9 @@ class ModelSpec(BaseModel):
     predict_path: str = Field(description="Function (image, pixel_size_angstrom, ...) that applies the model.")
     description: str
     intended_use: str
+    pixel_sizes_path: str = Field(
+        description="Sizes of pixels, Å, that it was trained or is made for; all between them."
+    )
     takes: tuple[Literal["scan_distortion_percent", "background_degree"], ...] = Field(
         default=(), description="What it can be told of the way in which an image was taken."
     )
@@ -32,6 +35,11 @@ class ModelSpec(BaseModel):
     def parameters_class(self) -> type[BaseModel]:
         """The pydantic class of the parameters."""
         return resolve(self.parameters_path)
+
+    def pixel_sizes_angstrom(self) -> tuple[float, float]:
+        """Smallest and largest pixel, Å, that the model was trained or is made for."""
+        sizes = resolve(self.pixel_sizes_path)
+        return min(sizes), max(sizes)
 
     def predictor(self) -> Callable[..., Any]:
         """The function that applies the model to one image."""

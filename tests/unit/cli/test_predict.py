@@ -179,6 +179,18 @@ def test_images_unlike_the_training_images_are_named(folder, tmp_path):
     assert "unlike" not in run("lattice", folder / "two.npy", *given)[2]
 
 
+def test_pixels_that_the_model_does_not_know_are_named(tmp_path):
+    clean = render(mx2("MoS2", vacuum=8.0), pixel_size_angstrom=0.8, size=64, rotation_deg=11.0)
+    write_image(tmp_path / "coarse.npy", clean, 0.8)
+    given = [tmp_path / "coarse.npy", "--json", "--pixel-size-angstrom"]
+    for task, pixel, model in (("segment", 0.8, "segmenter"), ("upscale", 0.2, "super_resolver")):
+        code, out, _ = run(task, *given, pixel, "--model", model, *options(task, tmp_path))
+        assert code == 0
+        assert f"that {model} was trained" in json.loads(out)["warnings"][-1]
+    _, out, _ = run("upscale", *given, 0.8, *options("upscale", tmp_path))
+    assert not any("was trained" in warning for warning in json.loads(out)["warnings"])
+
+
 def test_pixel_size_must_be_positive(folder):
     code, _, err = run("lattice", folder / "one.png", "--pixel-size-angstrom", -1)
     assert code == 2

@@ -11,6 +11,8 @@ from ase.build import graphene, mx2
 from atomvision_ml.images.detector import DetectorParameters, detect, poisson_counts
 from atomvision_ml.images.stem import render
 from atomvision_ml.models.domain import MEANINGS, RANGES, check_domain, scene_statistics, training_ranges
+from atomvision_ml.models.registry import model_names, model_spec
+from atomvision_ml.models.segmenter_training import PIXEL_SIZES_ANGSTROM
 
 CLEAN = render(mx2("MoS2", vacuum=5), pixel_size_angstrom=0.2, size=128, rotation_deg=13.0)
 
@@ -45,6 +47,34 @@ def test_what_is_out_of_range_is_named(image, pixel, names):
     for name, sentence in zip(found.outside, found.warnings, strict=True):
         assert sentence.startswith(name)
         assert "training range" in sentence
+
+
+@pytest.mark.parametrize(
+    ("model", "pixel", "is_known"),
+    [
+        ("segmenter", 0.8, False),
+        ("segmenter", 0.25, True),
+        ("refined_segmenter", 0.05, False),
+        ("super_resolver", 0.2, False),
+        ("super_resolver", 0.4, True),
+        ("lattice_cnn", 0.1, True),
+        ("lattice_finder", 0.05, True),
+    ],
+)
+def test_a_pixel_size_that_a_model_does_not_know_is_named(model, pixel, is_known):
+    found = check_domain(CLEAN, pixel, model=model)
+    about = [sentence for sentence in found.warnings if sentence.startswith("pixel_size_angstrom")]
+    assert ("pixel_size_angstrom" not in found.outside) is is_known
+    assert len(found.warnings) == len(found.outside)
+    assert [model in sentence for sentence in about] == [True] * (not is_known)
+
+
+def test_ranges_are_those_of_the_training_scenes():
+    sizes = {name: model_spec(name).pixel_sizes_angstrom() for name in model_names()}
+    assert sizes["segmenter"] == (min(PIXEL_SIZES_ANGSTROM), max(PIXEL_SIZES_ANGSTROM))
+    assert sizes["srgan"] == (0.4, 0.8)
+    assert sizes["lattice_fusion"] == pytest.approx((0.1, 0.7))
+    assert all(0 < low < high < 1 for low, high in sizes.values())
 
 
 def test_a_blunt_probe_is_seen():
