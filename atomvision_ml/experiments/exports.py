@@ -1,11 +1,14 @@
 """Micrographs and their columns in formats of other programs, calibrated and without loss.
 
-Belongs here: writing. The suffix chooses the form; what was written replaces the file only when it is whole.
+Belongs here: writing. The suffix chooses the form; what was written replaces the file only when it is whole. Names of
+persons do not leave: :func:`shared_record` puts pseudonyms in their place.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 _NM_PER_CM = 1e7
 _SIZES = ("pixel_size_y_nm", "pixel_size_x_nm")
+_PERSONS = ("operator", "annotator")
+_PSEUDONYM = re.compile(rf"({'|'.join(_PERSONS)})-[0-9a-f]{{8}}")
 
 
 class ExportError(ValueError):
@@ -31,6 +36,7 @@ def export_image(path: str | Path, pixels: np.ndarray, record: Mapping[str, Any]
 
     ``.tif``, ``.tiff``: OME-TIFF with physical sizes, and resolution tags for programs that read no OME. ``.hspy``:
     HyperSpy's HDF5 with axes in nm. ``.zarr``: OME-Zarr 0.5 (a folder). An image without calibration has none there.
+    What is written of the record is what :func:`shared_record` leaves.
 
     Args:
         path: the file.
@@ -46,7 +52,28 @@ def export_image(path: str | Path, pixels: np.ndarray, record: Mapping[str, Any]
         raise ExportError(f"{path.name}: images are written as {', '.join(_IMAGES)}")
     if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "biuf":
         raise ExportError(f"{path.name}: an image is [y, x] or [frame, y, x] of real numbers, not {pixels.shape}")
-    write(path, pixels, record)
+    write(path, pixels, shared_record(record))
+
+
+def shared_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as it is given away: operator and annotator as pseudonyms, without the file's own header.
+
+    A pseudonym is the field's name and 8 digits of the SHA-256 of the name without case and outer blanks: the same in
+    every export. It has no key: whoever guesses the name can confirm it. Free text (notes, file names, fields of an
+    own profile) is left as it is.
+    """
+    told = {key: value for key, value in record.items() if key != "original_metadata"}
+    told |= {name: _pseudonym(name, told[name]) for name in _PERSONS if told.get(name)}
+    if told.get("warnings"):
+        # A conflict between header and sidecar quotes both names.
+        told["warnings"] = tuple(each for each in told["warnings"] if each.partition(":")[0] not in _PERSONS)
+    return told
+
+
+def _pseudonym(field: str, name: str) -> str:
+    if _PSEUDONYM.fullmatch(name):
+        return name
+    return f"{field}-{hashlib.sha256(name.strip().casefold().encode()).hexdigest()[:8]}"
 
 
 def export_columns(path: str | Path, found: Analysis) -> None:
@@ -127,7 +154,7 @@ def _write_tiff(path: Path, pixels: np.ndarray, record: Mapping[str, Any]) -> No
 def _write_hspy(path: Path, pixels: np.ndarray, record: Mapping[str, Any]) -> None:
     import h5py
 
-    told = {key: value for key, value in record.items() if value is not None and key != "original_metadata"}
+    told = {key: value for key, value in record.items() if value is not None}
     with replacing(path) as aside, h5py.File(aside, "w") as file:
         file.attrs.update({"file_format": "HyperSpy", "file_format_version": "3.3"})
         group = file.create_group(f"Experiments/{(record.get('signal_name') or path.stem).replace('/', '_')}")

@@ -143,7 +143,7 @@ class Record(BaseModel):
     tilt_beta_deg: float | None = _fact("Tilt β of the stage.", by="header", unit="deg", ge=-90, le=90)
     acquired_at: datetime | None = _fact("When the image was taken.", by="header")
     is_time_zone_assumed: bool = _fact("Whether UTC was assumed for it.", by="derived", default=False)
-    operator: str | None = _fact("Who took it; replaced by a pseudonym in exports.", by="header")
+    operator: str | None = _fact("Who took it; a pseudonym in exported images.", by="header")
 
     sample_id: str | None = _fact("Sample: all its images go to the same split.", by="sidecar", max_length=100)
     material_formula: ChemicalFormula | None = _fact("Chemical formula, e.g. Fe3O4.", by="sidecar", max_length=100)
@@ -159,7 +159,7 @@ class Record(BaseModel):
     preparation: str | None = _fact("Preparation of the sample.", by="sidecar", max_length=500)
     support: str | None = _fact("Grid or substrate, e.g. C on Cu, 300 mesh.", by="sidecar", max_length=200)
     labels: dict[str, str | float | int] | None = _fact("Labels for training, e.g. lattice: hexagonal.", by="sidecar")
-    annotator: str | None = _fact("Who labelled.", by="sidecar", max_length=100)
+    annotator: str | None = _fact("Who labelled; a pseudonym in exported images.", by="sidecar", max_length=100)
     licence: str | None = _fact("SPDX name of the licence.", by="sidecar", max_length=64)
     project: str | None = _fact("Project.", by="sidecar", max_length=100)
     notes: str | None = _fact("Anything else.", by="sidecar", max_length=2000)

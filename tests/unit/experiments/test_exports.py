@@ -8,7 +8,14 @@ import pytest
 
 from atomvision_ml.experiments.analysis import Analysis, analyse
 from atomvision_ml.experiments.capture import capture
-from atomvision_ml.experiments.exports import ExportError, column_table, export_columns, export_image
+from atomvision_ml.experiments.exports import (
+    IMAGE_SUFFIXES,
+    ExportError,
+    column_table,
+    export_columns,
+    export_image,
+    shared_record,
+)
 from atomvision_ml.experiments.micrograph_store import read_pixels
 from atomvision_ml.experiments.worker import FileReader
 from atomvision_ml.images.stem import Projection, View, render_batch
@@ -47,6 +54,33 @@ def test_ome_zarr_and_images_without_calibration(reader: FileReader, tmp_path: P
     folder = tmp_path / "read"
     folder.mkdir()
     assert not capture(tmp_path / "bare.hspy", folder, reader).records[0].is_calibrated
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_no_export_names_a_person(suffix: str, tmp_path: Path) -> None:
+    """Neither where the name is a field, nor in a warning or in the file's own header."""
+    names = {"operator": "Jane Q. Doe", "annotator": "Otto Normal"}
+    record = RECORD | names
+    record |= {"warnings": ["operator: header says Jane Q. Doe, sidecar says Mary; the file's header is kept", "dim"]}
+    record |= {"original_metadata": {"Session Info": {"Operator": "Jane Q. Doe"}}}
+    path = tmp_path / f"out{suffix}"
+    export_image(path, np.random.default_rng(3).integers(0, 99, (32, 32)).astype(np.uint16), record)
+    files = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+    written = b"".join(each.read_bytes() for each in files)
+    assert len(written) > 1000
+    for name in (*names.values(), "Mary"):
+        assert name.encode() not in written
+    shared = shared_record(record)
+    assert shared["warnings"] == ("dim",)
+    if suffix == ".hspy":
+        assert shared["operator"].encode() in written
+
+
+def test_pseudonyms_are_stable() -> None:
+    one, other, third = ({"operator": name} for name in ("Jane Q. Doe", " jane q. doe", "J. Doe"))
+    assert shared_record(one) == shared_record(other) == shared_record(shared_record(one))
+    assert shared_record(one) != shared_record(third)
+    assert shared_record({"operator": None, "sample_id": "S1"}) == {"operator": None, "sample_id": "S1"}
 
 
 def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Path) -> None:
