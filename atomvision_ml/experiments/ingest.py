@@ -18,7 +18,7 @@ from posixpath import basename
 from typing import Any
 
 from atomvision_ml.experiments.capture import CaptureRules, capture
-from atomvision_ml.experiments.ledger import Batch, InboxRules, Ledger, Outcome, Stamp, observe
+from atomvision_ml.experiments.ledger import SIDECAR_REASON, Batch, InboxRules, Ledger, Outcome, Stamp, observe
 from atomvision_ml.experiments.ledger_store import LedgerStore, Receipt
 from atomvision_ml.experiments.places import ChangedError, Places
 from atomvision_ml.experiments.profiles import Profile
@@ -117,7 +117,7 @@ class Intake:
         except RejectedError as error:
             return Outcome(place, stamp, sha256, reason=f"{error.code}: {error.reason}")
         except SidecarError as error:
-            return Outcome(place, stamp, sha256, reason=f"sidecar: {error}")
+            return Outcome(place, stamp, sha256, reason=f"{SIDECAR_REASON}{error}")
         finally:
             shutil.rmtree(received, ignore_errors=True)
             shutil.rmtree(pixels, ignore_errors=True)

@@ -25,6 +25,9 @@ from atomvision_ml.experiments.record import SIDECAR_SUFFIX
 State = Literal["new", "ready", "claimed", "accepted", "duplicate", "rejected"]
 """``new`` until its stamp rests, ``ready`` to be read, ``claimed`` by a run; the others are final until it changes."""
 
+SIDECAR_REASON = "sidecar: "
+"""How the reason begins of a file that is refused for its sidecar alone."""
+
 _UNFINISHED = re.compile(r"\.(part|partial|tmp|temp|crdownload|download|filepart|swp|lock)$|^~\$|^\.|~$", re.IGNORECASE)
 _SERIES = re.compile(r"^(?P<stem>.+)_\d{1,4}\.ser$", re.IGNORECASE)
 
@@ -196,7 +199,7 @@ def observe(ledger: Ledger, listing: Mapping[str, Stamp], now_s: float, rules: I
     for place, stamp in present.items():
         entry = after.get(place)
         if entry is not None and entry.state == "new" and entry.stamp == stamp and _rests(entry, now_s, chosen):
-            if _waits(place, present, now_s - entry.since_s, chosen):
+            if _waits(place, after, present, now_s - entry.since_s, chosen):
                 continue
             after[place] = replace(entry, state="ready")
     return after
@@ -214,14 +217,27 @@ def _rests(entry: Entry, now_s: float, rules: InboxRules) -> bool:
     return now_s > entry.since_s and now_s - entry.since_s >= rules.minimum_age_s
 
 
-def _waits(place: str, present: Mapping[str, Stamp], waited_s: float, rules: InboxRules) -> bool:
-    """A series belongs to the ``.emi`` beside it and is read with it; an ``.emi`` waits for its first series."""
+def _waits(place: str, ledger: Ledger, present: Mapping[str, Stamp], waited_s: float, rules: InboxRules) -> bool:
+    """A series waits for what becomes of the ``.emi`` beside it; an ``.emi`` waits for its first series."""
     series = _SERIES.match(basename(place))
     if series is not None:
-        return join(dirname(place), f"{series['stem']}.emi") in present
+        stem = join(dirname(place), series["stem"])
+        return any(_keeps_series(ledger.get(emi), present.get(emi)) for emi in (f"{stem}.emi", f"{stem}.EMI"))
     if place.lower().endswith(".emi"):
         return f"{place[:-4]}_1.ser" not in present and waited_s < rules.partner_wait_s
     return False
+
+
+def _keeps_series(emi: Entry | None, stamp: Stamp | None) -> bool:
+    """Whether an ``.emi`` that is there will be read with its series, or was, or will be when its sidecar is mended.
+
+    One that was refused or came before as a copy has not had its series read: they are files of their own then.
+    """
+    if stamp is None:
+        return False
+    if emi is None or emi.stamp != stamp or emi.reason.startswith(SIDECAR_REASON):
+        return True
+    return emi.state not in ("rejected", "duplicate")
 
 
 def plan(ledger: Ledger, now_s: float, rules: InboxRules | None = None) -> tuple[Ledger, tuple[Batch, ...]]:

@@ -33,7 +33,6 @@ _SPECTRA, _IMAGES = 0x4120, 0x4122
 _ELEMENT_HEADER_BYTES = 50
 _OBJECT_INFO = re.compile(rb"<ObjectInfo>.*?</ObjectInfo>", re.DOTALL)
 _SERIES = re.compile(r"^(?P<stem>.*)_(?P<number>\d{1,4})\.ser$", re.IGNORECASE)
-_MAXIMUM_SERIES = 99
 
 
 def read_ser(path: Path, limits: ReadLimits) -> Reading:
@@ -64,16 +63,19 @@ def read_emi(path: Path, limits: ReadLimits) -> Reading:
 
 
 def _series(path: Path, infos: list[dict[str, Any]], limits: ReadLimits) -> Iterator[Picture | str]:
-    found = 0
-    for number in range(1, _MAXIMUM_SERIES + 1):
-        ser = partner(path, f"{path.stem}_{number}.ser")
-        if ser is None:
-            continue
-        found += 1
-        header = infos[number - 1] if number <= len(infos) else {}
-        yield _image(ser, header, limits, ())
-    if not found:
+    numbered = sorted((int(name["number"]), name[0]) for name in _names_of_series(path))
+    files = [(number, ser) for number, name in numbered if (ser := partner(path, name)) is not None]
+    if not files:
         raise UnreadableError(f"its partner {path.stem}_1.ser, which holds the pixels, is not beside it")
+    for number, ser in files:
+        header = infos[number - 1] if 1 <= number <= len(infos) else {}
+        yield _image(ser, header, limits, ())
+
+
+def _names_of_series(path: Path) -> Iterator[re.Match[str]]:
+    for beside in path.parent.iterdir():
+        if (named := _SERIES.match(beside.name)) is not None and named["stem"] == path.stem:
+            yield named
 
 
 def _object_infos(content: bytes) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from experiment_files import micrograph, write_emi, write_ser
 
 from atomvision_assets.experiments import checks
 from atomvision_ml.experiments.double import DropParameters, Truth, drop
@@ -130,13 +131,42 @@ def test_unread_files_make_the_present_day_due(tmp_path: Path, reader: FileReade
     assert days_to_take(bench.store, bench.places, now) == ["2031-01-01"]
 
 
-def test_a_series_that_belongs_to_its_emi_makes_no_day_due(tmp_path: Path, reader: FileReader) -> None:
+@pytest.mark.parametrize("spoilt", ["emi", "ser", "sidecar"])
+def test_a_good_series_is_taken_without_its_damaged_header(tmp_path: Path, reader: FileReader, spoilt: str) -> None:
+    """One of two series is damaged, or the header; a spoilt sidecar alone keeps all of them waiting."""
     bench = Bench(tmp_path, reader)
     bench.files.mkdir()
-    (bench.files / "a.emi").write_text("no image")
-    (bench.files / "a_1.ser").write_text("no image")
+    write_emi(bench.files / "a.emi", micrograph())
+    write_ser(bench.files / "a_02.ser", micrograph() + 1)
+    rejected = {"emi": {"a.emi"}, "ser": {"a.emi", "a_02.ser"}, "sidecar": {"a.emi"}}[spoilt]
+    damaged = bench.files / {"emi": "a.emi", "ser": "a_02.ser", "sidecar": "a.emi.meta.yaml"}[spoilt]
+    damaged.write_bytes(damaged.read_bytes()[:100] if damaged.exists() else b"colour: blue")
     bench.take()
-    assert [row["place"] for row in bench.rows()] == ["a.emi"]
+    rows = {row["place"]: row for row in bench.rows()}
+    taken = set() if spoilt == "sidecar" else {"a_1.ser", "a_02.ser"} - rejected
+    assert {place for place, row in rows.items() if row["state"] == "accepted"} == taken
+    assert {place for place, row in rows.items() if row["state"] == "rejected" and row["reason"]} == rejected
+    assert bench.take() == 0
+    assert len(bench.rows()) == len(rows)
+    damaged.unlink()
+    bench.take()
+    assert sum(row["state"] == "accepted" for row in bench.rows()) == (1 if spoilt == "ser" else 2)
+
+
+def test_every_series_of_an_emi_is_taken_with_it(tmp_path: Path, reader: FileReader) -> None:
+    """Whatever their numbers are; a copy of the same header with another series loses none."""
+    bench = Bench(tmp_path, reader)
+    (bench.files / "copy").mkdir(parents=True)
+    write_emi(bench.files / "a.EMI", micrograph())
+    write_ser(bench.files / "a_02.ser", micrograph() + 1)
+    write_ser(bench.files / "a_113.SER", micrograph() + 2)
+    shutil.copy(bench.files / "a.EMI", bench.files / "copy" / "a.emi")
+    write_ser(bench.files / "copy" / "a_1.ser", micrograph() + 3)
+    bench.take()
+    assert [(row["place"], row["state"], row["signal_name"]) for row in bench.rows()] == [
+        ("a.EMI", "accepted", "a_1"), ("a.EMI", "accepted", "a_02"), ("a.EMI", "accepted", "a_113"),
+        ("copy/a.emi", "duplicate", None), ("copy/a_1.ser", "accepted", "a_1"),
+    ]  # fmt: skip
     assert days_to_take(bench.store, bench.places, datetime(2031, 1, 1, tzinfo=UTC)) == list(bench.store.days())
 
 

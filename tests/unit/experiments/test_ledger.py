@@ -247,6 +247,44 @@ def test_a_series_goes_with_its_header():
     assert inbox.states()["alone_1.ser"] == "accepted"
 
 
+def test_a_series_is_a_file_of_its_own_once_its_header_is_refused_or_gone():
+    inbox = Inbox()
+    for place, content in (("scan.emi", "bad header"), ("scan_1.ser", "pixels"), ("scan_22.ser", "others")):
+        inbox.put(place, content)
+    inbox.tick(100.0)
+    inbox.tick(100.0)
+    assert inbox.states() == {"scan.emi": "claimed", "scan_1.ser": "new", "scan_22.ser": "new"}
+    inbox.rest()
+    assert inbox.states() == {"scan.emi": "rejected", "scan_1.ser": "accepted", "scan_22.ser": "accepted"}
+    inbox.put("late.EMI", "header")
+    inbox.put("late_1.ser", "more")
+    inbox.rest()
+    assert inbox.states()["late_1.ser"] == "new"
+    inbox.remove("late.EMI")
+    inbox.rest()
+    assert inbox.states()["late_1.ser"] == "accepted"
+
+
+def test_a_series_waits_for_a_header_that_is_being_replaced_or_whose_sidecar_is_wrong():
+    inbox = Inbox()
+    inbox.put("scan.emi", "bad header")
+    inbox.put("scan_1.ser", "pixels")
+    inbox.tick(100.0)
+    inbox.tick(100.0)
+    (batch,) = inbox.runs
+    ((place, stamp),) = batch.files
+    spoilt = settle(inbox.ledger, [Outcome(place, stamp, sha("header"), "sidecar: colour is no field")])
+    for _ in range(3):
+        spoilt = observe(spoilt, inbox.listing(), inbox.now + 1e4, RULES)
+        assert spoilt["scan_1.ser"].state == "new"
+    inbox.end(0)
+    inbox.put("scan.emi", "header")
+    inbox.tick(0.0)
+    assert inbox.states() == {"scan.emi": "new", "scan_1.ser": "new"}
+    inbox.rest()
+    assert inbox.states() == {"scan.emi": "accepted", "scan_1.ser": "new"}
+
+
 def test_what_is_no_file_to_read():
     for place in ("a.dm3.part", "a.tmp", "~$a.tif", ".nfs0001", "sub/.hidden.dm3", "a.dm3.meta.yaml", "a.tif~", "b/"):
         assert not is_candidate(place)
