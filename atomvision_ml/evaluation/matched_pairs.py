@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from atomvision_ml.experiments.analysis import Analysis
 from atomvision_ml.experiments.matching import SimulatedMatch, matching_cells, simulate_match
@@ -31,6 +31,9 @@ SLAB_COLUMNS = (
 )
 
 _MOST_AXES, _MOST_SLABS = 2, 6
+
+_SQUARE = 1e-3
+"""Pixels whose edges differ relatively by less are square."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,13 @@ def _simulated(image: ArrayLike, found: Analysis, crystal: Projection) -> Simula
     assert found.lattice is not None
     assert found.pixel_size_xy_angstrom is not None
     x, y = found.pixel_size_xy_angstrom
-    if abs(y / x - 1) > 1e-3:
-        return None
     width = 0.5 if found.columns is None else found.columns.sigma * x
-    return simulate_match(image, x, found.lattice.cell, crystal, sigma=width, is_dark=found.is_dark)
+    return simulate_match(_on_squares(image, y / x), x, found.lattice.cell, crystal, sigma=width, is_dark=found.is_dark)
+
+
+def _on_squares(image: ArrayLike, stretch: float) -> NDArray[np.float64]:
+    """The image on square pixels, whose edge is that along x; rows are interpolated linearly."""
+    from scipy.ndimage import zoom
+
+    pixels = np.asarray(image, np.float64)
+    return pixels if abs(stretch - 1) < _SQUARE else np.asarray(zoom(pixels, (stretch, 1.0), order=1), np.float64)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.ndimage import zoom
 
 from atomvision_ml.evaluation.matched_pairs import SLAB_COLUMNS, matching_materials, phases_of, projected_slab
 from atomvision_ml.evaluation.micrograph_pages import PAGE, PageParameters, pair_rows
@@ -123,6 +124,10 @@ def test_slabs_of_the_measured_cell_are_drawn() -> None:
     matches = matching_materials(image, found, (), pl.LazyFrame(rows))
     assert matches[0].name == chosen["slab_id"]
     assert matches[0].similarity > 0.97
+    oblong = np.asarray(zoom(image, (0.8, 1.0), order=1))
+    of_oblong = matching_materials(oblong, analyse(oblong, (PIXEL, PIXEL / 0.8)), (), pl.LazyFrame(rows))
+    assert of_oblong[0].name == chosen["slab_id"]
+    assert of_oblong[0].similarity > 0.95
     assert not matching_materials(image, analyse(image), (), pl.LazyFrame(rows))
     assert not matching_materials(image, found, (), pl.LazyFrame(rows), "SrTiO3")
     assert not matching_materials(image, found, (), pl.LazyFrame(rows), "Sr0.5TiO3")
