@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atomvision_ml.cli.micrograph import captured, pixel_size_xy
 from atomvision_ml.cli.output import check_positive, failed
 
 if TYPE_CHECKING:
@@ -47,12 +48,13 @@ def look(
     from atomvision_ml.experiments.exports import ExportError
     from atomvision_ml.experiments.micrograph_store import measured_image
     from atomvision_ml.experiments.record import SidecarError
-    from atomvision_ml.experiments.worker import RejectedError
+    from atomvision_ml.experiments.worker import FileReader, RejectedError
 
     _check_options(phase or [], export or [], pixel_size_angstrom)
     try:
-        record, pixels = _captured(file, image)
-        size = _pixel_size(record, pixel_size_angstrom)
+        with FileReader() as reader:
+            record, pixels = captured(file, image, reader)
+        size = pixel_size_xy(record, pixel_size_angstrom)
         phases = _phases(phase, record.model_dump())
         values = measured_image(pixels, record.model_dump())
         found = analyse(values, size, phases, frames=pixels if pixels.ndim == 3 else None)
@@ -85,30 +87,6 @@ def _check_options(phases: Sequence[str], exports: Sequence[Path], pixel_size_an
             raise typer.BadParameter(
                 f"{path.name}: the suffix must be one of {', '.join(suffixes)}", param_hint="--export"
             )
-
-
-def _captured(file: Path, number: int) -> tuple[Record, np.ndarray]:
-    import tempfile
-
-    import numpy as np
-
-    from atomvision_ml.experiments.capture import capture
-    from atomvision_ml.experiments.worker import FileReader
-
-    with tempfile.TemporaryDirectory() as folder, FileReader() as reader:
-        captured = capture(file, folder, reader)
-        if number >= len(captured.records):
-            raise ValueError(f"has {len(captured.records)} images, so no image {number}")
-        return captured.records[number], np.array(captured.pixels[number])
-
-
-def _pixel_size(record: Record, given: float | None) -> tuple[float, float] | None:
-    """Edges of a pixel in Å along x and y: the given one, else the record's."""
-    if given is not None:
-        return (given, given)
-    if record.pixel_size_x_nm is None or record.pixel_size_y_nm is None:
-        return None
-    return (10 * record.pixel_size_x_nm, 10 * record.pixel_size_y_nm)
 
 
 def _phases(names: Sequence[str] | None, record: Mapping[str, Any]) -> tuple[ReferencePhase, ...]:

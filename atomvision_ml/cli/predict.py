@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from atomvision_ml.cli.micrograph import image_and_pixel_size
 from atomvision_ml.cli.output import check_positive
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from atomvision_ml.experiments.worker import FileReader
     from atomvision_ml.models.chosen import ChosenModel
 
 app = typer.Typer(no_args_is_help=True, help="What a model says of images.")
 
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files: png, tif, npy.")]
-PixelSize = Annotated[float, typer.Option(help="Edge of a pixel in Å, the same for all images.")]
+Images = Annotated[
+    list[Path],
+    typer.Argument(metavar="IMAGE...", help="Image files: png, tif, npy, or of a microscope: dm3, dm4, ser, emi, emd…"),
+]
+PixelSize = Annotated[
+    float | None, typer.Option(help="Edge of a pixel in Å, the same for all images; by default what each file says.")
+]
+Number = Annotated[int, typer.Option("--image", min=0, help="Which image of files that hold several, from 0.")]
 Model = Annotated[
     str | None, typer.Option(help="Name of a released model, NAME@VERSION of the data root, or a checkpoint folder.")
 ]
@@ -45,14 +53,26 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line and
 Said = tuple[dict[str, Any], Callable[[], bytes]]
 """What is said of an image, and how to draw that."""
 
-Predict = Callable[["np.ndarray", str], Said]
-"""From an image and the stem of its files' names to what is said of it."""
+Predict = Callable[["np.ndarray", float, str], Said]
+"""From an image, the edge of its pixels in Å and the stem of its files' names to what is said of it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of all models alike."""
+
+    images: list[Path]
+    pixel_size_angstrom: float | None
+    number: int
+    overlay: Path | None
+    as_json: bool
 
 
 @app.command()
 def lattice(
     images: Images,
-    pixel_size_angstrom: PixelSize,
+    pixel_size_angstrom: PixelSize = None,
+    image: Number = 0,
     model: Model = None,
     scan_distortion_percent: ScanDistortion = 0.0,
     overlay: Overlay = None,
@@ -63,11 +83,11 @@ def lattice(
     if scan_distortion_percent and "scan_distortion_percent" not in chosen.spec.takes:
         _refuse(f"{chosen.name} does not allow for it", "--scan-distortion-percent")
 
-    def predict(image: np.ndarray, stem: str) -> Said:
+    def predict(pixels: np.ndarray, size: float, stem: str) -> Said:
         from atomvision_ml.evaluation.gallery.pictures import image_picture
         from atomvision_ml.models.lattice_classes import strains_percent
 
-        found = chosen(image, pixel_size_angstrom, scan_distortion_percent=scan_distortion_percent)
+        found = chosen(pixels, size, scan_distortion_percent=scan_distortion_percent)
         vectors, errors = (getattr(found, f"{name}_angstrom", None) for name in ("lattice_vectors", "uncertainties"))
         said = {
             "lattice": found.lattice,
@@ -78,15 +98,16 @@ def lattice(
             "scan_distortion_percent": scan_distortion_percent,
             "model": found.model,
         }
-        return said, partial(image_picture, image, pixel_size_angstrom, vectors)
+        return said, partial(image_picture, pixels, size, vectors)
 
-    _run(chosen, images, pixel_size_angstrom, predict, overlay, _lattice_line, as_json=as_json)
+    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _lattice_line)
 
 
 @app.command()
 def segment(
     images: Images,
-    pixel_size_angstrom: PixelSize,
+    pixel_size_angstrom: PixelSize = None,
+    image: Number = 0,
     model: Model = None,
     overlay: Overlay = None,
     as_json: AsJson = False,
@@ -94,21 +115,22 @@ def segment(
     """Atoms: x, y in Å from the centre of pixel [0, 0], and the mean intensity of each."""
     chosen = _chosen(model, "segmentation")
 
-    def predict(image: np.ndarray, stem: str) -> Said:
+    def predict(pixels: np.ndarray, size: float, stem: str) -> Said:
         from atomvision_ml.evaluation.gallery.pictures import overlay_picture
 
-        found = chosen(image, pixel_size_angstrom)
+        found = chosen(pixels, size)
         sure = float(found.probability[found.mask].mean()) if found.mask.any() else None
-        draw = partial(overlay_picture, image, found.mask, found.mask & False, found.atoms, pixel_size_angstrom)
+        draw = partial(overlay_picture, pixels, found.mask, found.mask & False, found.atoms, size)
         return {"atoms": found.atoms, "mean_probability": sure, "model": found.model}, draw
 
-    _run(chosen, images, pixel_size_angstrom, predict, overlay, _atoms_line, as_json=as_json)
+    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _atoms_line)
 
 
 @app.command()
 def atoms(
     images: Images,
-    pixel_size_angstrom: PixelSize,
+    pixel_size_angstrom: PixelSize = None,
+    image: Number = 0,
     model: Model = None,
     overlay: Overlay = None,
     as_json: AsJson = False,
@@ -116,12 +138,12 @@ def atoms(
     """Atomic columns by a joint fit: x, y in Å from the centre of pixel [0, 0], and their integrated intensities."""
     chosen = _chosen(model, "atoms")
 
-    def predict(image: np.ndarray, stem: str) -> Said:
+    def predict(pixels: np.ndarray, size: float, stem: str) -> Said:
         from atomvision_ml.evaluation.gallery.pictures import overlay_picture
 
-        found = chosen(image, pixel_size_angstrom)
+        found = chosen(pixels, size)
         mask = found.probability >= 0.5
-        draw = partial(overlay_picture, image, mask, mask & False, found.columns, pixel_size_angstrom)
+        draw = partial(overlay_picture, pixels, mask, mask & False, found.columns, size)
         said = {
             "atoms": found.columns,
             "position_uncertainty_angstrom": _position_uncertainty(found.fit),
@@ -129,13 +151,14 @@ def atoms(
         }
         return said, draw
 
-    _run(chosen, images, pixel_size_angstrom, predict, overlay, _atoms_line, as_json=as_json)
+    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _atoms_line)
 
 
 @app.command()
 def defects(
     images: Images,
-    pixel_size_angstrom: PixelSize,
+    pixel_size_angstrom: PixelSize = None,
+    image: Number = 0,
     model: Model = None,
     overlay: Overlay = None,
     as_json: AsJson = False,
@@ -143,10 +166,10 @@ def defects(
     """Vacancies, substitutions and strained regions of one crystal, each with its significance."""
     chosen = _chosen(model, "defects")
 
-    def predict(image: np.ndarray, stem: str) -> Said:
+    def predict(pixels: np.ndarray, size: float, stem: str) -> Said:
         from atomvision_ml.evaluation.gallery.pictures import defects_picture
 
-        found = chosen(image, pixel_size_angstrom)
+        found = chosen(pixels, size)
         said = {
             "defects": [asdict(one) for one in found.defects],
             "n_sites": found.n_sites,
@@ -154,16 +177,17 @@ def defects(
             "lattice_vectors_angstrom": found.lattice_vectors_angstrom.tolist(),
             "model": found.model,
         }
-        return said, partial(defects_picture, image, pixel_size_angstrom, said["defects"])
+        return said, partial(defects_picture, pixels, size, said["defects"])
 
-    _run(chosen, images, pixel_size_angstrom, predict, overlay, _defects_line, as_json=as_json)
+    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _defects_line)
 
 
 @app.command()
 def upscale(
     images: Images,
-    pixel_size_angstrom: PixelSize,
     output: Output,
+    pixel_size_angstrom: PixelSize = None,
+    image: Number = 0,
     model: Model = None,
     overlay: Overlay = None,
     as_json: AsJson = False,
@@ -171,22 +195,23 @@ def upscale(
     """The image on pixels a quarter as large, written as tif with its pixel size."""
     chosen = _chosen(model, "super_resolution")
 
-    def predict(image: np.ndarray, stem: str) -> Said:
+    def predict(pixels: np.ndarray, size: float, stem: str) -> Said:
         from atomvision_ml.evaluation.gallery.pictures import image_picture
 
-        found = chosen(image, pixel_size_angstrom)
+        found = chosen(pixels, size)
         path = _written(output, stem, found.image, found.pixel_size_angstrom)
         said = {"output": path, "pixel_size_angstrom": found.pixel_size_angstrom, "model": found.model}
         return said, partial(image_picture, found.image, found.pixel_size_angstrom)
 
-    _run(chosen, images, pixel_size_angstrom, predict, overlay, _output_line, as_json=as_json)
+    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _output_line)
 
 
 @app.command()
 def reconstruct(
     images: Images,
-    pixel_size_angstrom: PixelSize,
     output: Output,
+    pixel_size_angstrom: PixelSize = None,
+    image: Number = 0,
     model: Model = None,
     overlay: Overlay = None,
     as_json: AsJson = False,
@@ -194,26 +219,26 @@ def reconstruct(
     """The image through the latent of an autoencoder, written as tif; the latents beside it as npy."""
     chosen = _chosen(model, "reconstruction")
 
-    def predict(image: np.ndarray, stem: str) -> Said:
+    def predict(pixels: np.ndarray, size: float, stem: str) -> Said:
         import numpy as np
 
         from atomvision_ml.evaluation.gallery.pictures import image_picture
 
-        found = chosen(image, pixel_size_angstrom)
-        path = _written(output, stem, found.reconstruction, pixel_size_angstrom)
+        found = chosen(pixels, size)
+        path = _written(output, stem, found.reconstruction, size)
         latent = output / f"{stem}-latent.npy"
         np.save(latent, found.latent)
-        left = image - found.reconstruction
+        left = pixels - found.reconstruction
         said = {
             "output": path,
             "latent": str(latent),
             "latent_shape": list(found.latent.shape),
-            "explained_share": float(1 - left.var() / image.var()) if image.var() > 0 else None,
+            "explained_share": float(1 - left.var() / pixels.var()) if pixels.var() > 0 else None,
             "model": found.model,
         }
-        return said, partial(image_picture, found.reconstruction, pixel_size_angstrom)
+        return said, partial(image_picture, found.reconstruction, size)
 
-    _run(chosen, images, pixel_size_angstrom, predict, overlay, _output_line, as_json=as_json)
+    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _output_line)
 
 
 def _chosen(model: str | None, task: str) -> ChosenModel:
@@ -269,50 +294,42 @@ def _of_version(model: str) -> Path:
     return lake.blob(published[model])
 
 
-def _run(
-    chosen: ChosenModel,
-    images: list[Path],
-    pixel_size_angstrom: float,
-    predict: Predict,
-    overlay: Path | None,
-    line: Callable[[dict[str, Any]], str],
-    *,
-    as_json: bool,
-) -> None:
+def _run(chosen: ChosenModel, asked: Request, predict: Predict, line: Callable[[dict[str, Any]], str]) -> None:
     """One line an image, in order; an unreadable or unsuited one gets its error, and the exit code is then 1."""
-    check_positive(pixel_size_angstrom, "--pixel-size-angstrom")
-    if overlay is not None:
+    from atomvision_ml.experiments.worker import FileReader
+
+    if asked.pixel_size_angstrom is not None:
+        check_positive(asked.pixel_size_angstrom, "--pixel-size-angstrom")
+    if asked.overlay is not None:
         try:
-            overlay.mkdir(parents=True, exist_ok=True)
+            asked.overlay.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            _refuse(f"{overlay} cannot be made: {error.strerror}", "--overlay")
+            _refuse(f"{asked.overlay} cannot be made: {error.strerror}", "--overlay")
     has_failed = False
-    for path, stem in zip(images, _stems(images), strict=True):
-        said = _said(
-            chosen, path, stem, pixel_size_angstrom, predict, None if overlay is None else overlay / f"{stem}.png"
-        )
-        has_failed |= "error" in said
-        if as_json:
-            typer.echo(json.dumps(said, allow_nan=False))
-        else:
-            _print(path, said, line)
+    with FileReader() as reader:
+        for path, stem in zip(asked.images, _stems(asked.images), strict=True):
+            said = _said(chosen, asked, path, stem, predict, reader)
+            has_failed |= "error" in said
+            if asked.as_json:
+                typer.echo(json.dumps(said, allow_nan=False))
+            else:
+                _print(path, said, line)
     raise typer.Exit(int(has_failed))
 
 
 def _said(
-    chosen: ChosenModel, path: Path, stem: str, pixel_size_angstrom: float, predict: Predict, picture: Path | None
+    chosen: ChosenModel, asked: Request, path: Path, stem: str, predict: Predict, reader: FileReader
 ) -> dict[str, Any]:
-    from atomvision_ml.images.files import read_image
     from atomvision_ml.models.domain import check_domain
 
     compared: dict[str, Any] = {}
     try:
-        image = read_image(path)
-        domain = check_domain(image, pixel_size_angstrom, model=chosen.name)
+        pixels, size = image_and_pixel_size(path, asked.pixel_size_angstrom, asked.number, reader)
+        domain = check_domain(pixels, size, model=chosen.name)
         compared = {"typicality": domain.typicality, "warnings": list(domain.warnings)}
-        said, draw = predict(image, stem)
-        if picture is not None:
-            picture.write_bytes(draw())
+        said, draw = predict(pixels, size, stem)
+        if asked.overlay is not None:
+            (asked.overlay / f"{stem}.png").write_bytes(draw())
     except (ValueError, OSError) as error:
         return {"image": str(path), "error": str(error), **compared}
     return {"image": str(path), **said, **compared}

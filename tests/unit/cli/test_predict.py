@@ -8,6 +8,7 @@ from ase.build import mx2
 from typer.testing import CliRunner
 
 from atomvision_ml.cli.app import app
+from atomvision_ml.experiments.exports import export_image
 from atomvision_ml.images.files import write_image
 from atomvision_ml.images.stem import Projection, View, render, render_batch
 
@@ -189,6 +190,30 @@ def test_pixels_that_the_model_does_not_know_are_named(tmp_path):
         assert f"that {model} was trained" in json.loads(out)["warnings"][-1]
     _, out, _ = run("upscale", *given, 0.8, *options("upscale", tmp_path))
     assert not any("was trained" in warning for warning in json.loads(out)["warnings"])
+
+
+def test_files_of_microscopes_tell_their_pixel_size(folder, tmp_path):
+    clean = render(mx2("MoS2", vacuum=8.0), pixel_size_angstrom=0.2, size=128, rotation_deg=11.0)
+    counts = np.random.default_rng(0).poisson(400 * clean / clean.mean()).astype(np.uint16)
+    told = {"pixel_size_y_nm": 0.02, "pixel_size_x_nm": 0.02}
+    export_image(tmp_path / "known.hspy", counts, told)
+    export_image(tmp_path / "uneven.hspy", counts, told | {"pixel_size_x_nm": 0.03})
+    (tmp_path / "text.dm3").write_text("no image")
+    files = [tmp_path / "known.hspy", folder / "three.tif", tmp_path / "uneven.hspy", tmp_path / "text.dm3"]
+    without = [folder / "one.png", folder / "two.npy"]
+    code, out, _ = run("lattice", *files, *without, "--json", "--overlay", tmp_path / "o")
+    known, tif, uneven, text, *unknown = (json.loads(line) for line in out.splitlines())
+    assert code == 1
+    for said in (known, tif):
+        assert said["lattice"] == "hexagonal"
+        np.testing.assert_allclose(np.linalg.norm(said["lattice_vectors_angstrom"], axis=1), 3.18, atol=0.01)
+    assert (tmp_path / "o" / "known.png").read_bytes().startswith(b"\x89PNG")
+    assert "not square" in uneven["error"]
+    assert "text.dm3: not of a format" in text["error"]
+    assert all("give --pixel-size-angstrom" in said["error"] for said in unknown)
+    _, out, _ = run("lattice", files[0], "--json", "--pixel-size-angstrom", 0.1)
+    np.testing.assert_allclose(np.linalg.norm(json.loads(out)["lattice_vectors_angstrom"], axis=1), 1.59, atol=0.01)
+    assert "no image 1" in json.loads(run("lattice", files[0], "--json", "--image", 1)[1])["error"]
 
 
 def test_pixel_size_must_be_positive(folder):
