@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from atomvision_ml.experiments.analysis import Analysis
+from atomvision_ml.experiments.record import ELECTRON_BEAM, elements_of
 from atomvision_ml.storage.files import replacing
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ def export_image(path: str | Path, pixels: np.ndarray, record: Mapping[str, Any]
     """Write a micrograph.
 
     ``.tif``, ``.tiff``: OME-TIFF with physical sizes, and resolution tags for programs that read no OME. ``.hspy``:
-    HyperSpy's HDF5 with axes in nm. ``.zarr``: OME-Zarr 0.5 (a folder). An image without calibration has none there.
+    HyperSpy's HDF5 with axes in nm (1/nm of diffraction patterns), its own metadata, and the record's fields as
+    ``original_metadata.atomvision``; scale and offset of intensities are told there, not applied. ``.zarr``:
+    OME-Zarr 0.5 (a folder). An image without calibration has none there.
     What is written of the record is what :func:`shared_record` leaves.
 
     Args:
@@ -154,21 +158,107 @@ def _write_tiff(path: Path, pixels: np.ndarray, record: Mapping[str, Any]) -> No
 def _write_hspy(path: Path, pixels: np.ndarray, record: Mapping[str, Any]) -> None:
     import h5py
 
-    told = {key: value for key, value in record.items() if value is not None}
     with replacing(path) as aside, h5py.File(aside, "w") as file:
         file.attrs.update({"file_format": "HyperSpy", "file_format_version": "3.3"})
         group = file.create_group(f"Experiments/{(record.get('signal_name') or path.stem).replace('/', '_')}")
         group.create_dataset("data", data=pixels, compression="gzip", shuffle=True)
-        sizes = [None] * (pixels.ndim - 2) + [record.get(name) for name in _SIZES]
-        for number, (edge, size) in enumerate(zip(pixels.shape, sizes, strict=True)):
-            is_frame = number < pixels.ndim - 2
-            axis = {"name": "frame" if is_frame else "yx"[number - pixels.ndim + 2], "size": edge, "offset": 0.0}
-            axis |= {"scale": size or 1.0, "units": "nm" if size else "", "navigate": is_frame}
-            group.create_group(f"axis-{number}").attrs.update({"_type": "UniformDataAxis", **axis})
-        general = group.create_group("metadata/General")
-        general.attrs.update({"title": record.get("original_filename") or path.stem, "FileIO": ""})
-        group.create_group("metadata/Signal").attrs.update({"signal_type": ""})
-        group.create_group("original_metadata").attrs["atomvision_record"] = json.dumps(told, default=str)
+        for number, axis in enumerate(_hspy_axes(pixels.shape, record)):
+            _put(group.create_group(f"axis-{number}"), axis)
+        _put(group.create_group("metadata"), _hspy_metadata(path.stem, record))
+        _put(group.create_group("original_metadata"), {"atomvision": _plain(record)})
+
+
+def _hspy_axes(shape: Sequence[int], record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    sizes, unit = [record.get(name) for name in _SIZES], "nm"
+    if None in sizes:
+        sizes, unit = [record.get(f"reciprocal_{name.replace('nm', 'per_nm')}") for name in _SIZES], "1/nm"
+    units = [unit if size else "" for size in sizes]
+    told = zip(("y", "x"), shape[-2:], sizes, units, strict=True)
+    axes = [
+        {"name": name, "size": edge, "scale": size or 1.0, "units": units, "navigate": False}
+        for name, edge, size, units in told
+    ]
+    if len(shape) == 3:
+        axes.insert(0, {"name": "frame", "size": shape[0], "scale": 1.0, "units": "", "navigate": True})
+    return [{"_type": "UniformDataAxis", "offset": 0.0, **axis} for axis in axes]
+
+
+def _hspy_metadata(name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What HyperSpy shows of the record, in the units of its metadata (keV, nA, s)."""
+    told = record.get
+    formula, quantity = told("material_formula"), told("quantity")
+    general = {
+        "title": told("original_filename") or name,
+        "original_filename": told("original_filename"),
+        "authors": told("operator"),
+        "notes": told("notes"),
+        **_hspy_time(record),
+    }
+    unit = f" ({told('intensity_unit')})" if told("intensity_unit") else ""
+    tree = {
+        "General": general,
+        "Signal": {"signal_type": "", "quantity": f"{quantity}{unit}" if quantity else None},
+        "Sample": {"description": told("sample_id"), "elements": sorted(elements_of(formula)) if formula else None},
+    }
+    if told("technique") in (None, *ELECTRON_BEAM):
+        tree["Acquisition_instrument"] = {"SEM" if told("technique") == "SEM" else "TEM": _hspy_instrument(record)}
+    return tree
+
+
+def _hspy_instrument(record: Mapping[str, Any]) -> dict[str, Any]:
+    told = record.get
+    modes = {"STEM": "STEM", "TEM": "TEM", "HRTEM": "TEM", "DIFFRACTION": "TEM"}
+    return {
+        "acquisition_mode": modes.get(told("technique") or ""),
+        "microscope": told("instrument_name"),
+        "beam_energy": told("acceleration_voltage_kv"),
+        "beam_current": _times(told("beam_current_pa"), 1e-3),
+        "magnification": told("magnification"),
+        "camera_length": told("camera_length_mm"),
+        "convergence_angle": told("convergence_semi_angle_mrad"),
+        "dwell_time": _times(told("dwell_time_us"), 1e-6),
+        "Stage": {"tilt_alpha": told("tilt_alpha_deg"), "tilt_beta": told("tilt_beta_deg")},
+        "Detector": {"detector_type": told("detector"), "Camera": {"exposure": told("exposure_s")}},
+    }
+
+
+def _hspy_time(record: Mapping[str, Any]) -> dict[str, str]:
+    if record.get("acquired_at") is None:
+        return {}
+    when = datetime.fromisoformat(str(record["acquired_at"]))
+    told = {"date": when.date().isoformat(), "time": when.time().isoformat()}
+    is_zone_known = when.tzinfo is not None and not record.get("is_time_zone_assumed")
+    return told | ({"time_zone": when.isoformat()[-6:]} if is_zone_known else {})
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as HDF5 attributes: numbers and words as they are, what has parts as JSON."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else _json(value)
+        for name, value in record.items()
+        if value is not None
+    }
+
+
+def _json(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else json.dumps(value, default=str)
+
+
+def _put(group: Any, tree: Mapping[str, Any]) -> None:
+    """A tree as HyperSpy's files have it: groups, attributes, and lists of words as data sets so named."""
+    import h5py
+
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            _put(group.create_group(name), value)
+        elif isinstance(value, list):
+            group.create_dataset(f"_list_{name}", data=value, dtype=h5py.string_dtype())
+        elif value is not None:
+            group.attrs[name] = value
 
 
 def _write_zarr(path: Path, pixels: np.ndarray, record: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ are converted to the record's unit, words to its vocabulary.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,8 @@ class Place(BaseModel):
     unit: str = Field(default="", description="Unit of the number; if empty, it stands behind it, as in `80 kV`.")
     factor: float = Field(default=1.0, description="Factor before the conversion, e.g. -1 or 0.5.")
     words: tuple[tuple[str, str], ...] = Field(
-        default=(), description="Pairs of pattern and word; the first that is found anywhere in the text wins."
+        default=(),
+        description="Pairs of pattern and word; the first found anywhere in the text wins. Empty: the text itself.",
     )
     time: str = Field(default="", description="`unix`, `iso`, `ole` (days since 1899-12-30), or patterns of strptime.")
     where: tuple[str, str] | None = Field(default=None, description="Place in the header and a pattern it must hold.")
@@ -236,7 +238,7 @@ def _value(field: str, place: Place, header: Mapping[str, Any]) -> tuple[Any, st
     raw = " ".join(str(value) for value in found) if len(found) > 1 else found[0]
     try:
         value = _converted(field, place, raw)
-    except (UnitError, ValueError, OverflowError) as error:
+    except (UnitError, ValueError, OverflowError, RecursionError) as error:
         return None, f"{field}: {_short(raw)} at {place.all_paths()[0]} cannot be used: {error}"
     if value is None:
         return None, ""
@@ -248,16 +250,20 @@ def _value(field: str, place: Place, header: Mapping[str, Any]) -> tuple[Any, st
 def _converted(field: str, place: Place, raw: Any) -> Any:
     if place.time:
         return _time(place.time, raw)
-    if place.words or _vocabulary(field):
+    if place.words:
         return _word(place.words, str(raw))
+    if _has_parts(field):
+        return json.loads(str(raw))
     if not _is_number_field(field) and not place.unit:
         text = str(raw).strip()
         return text or None
     return _number(field, place, raw)
 
 
-def _vocabulary(field: str) -> tuple[str, ...]:
-    return () if field.startswith("x_") else vocabulary_of(field)
+def _has_parts(field: str) -> bool:
+    return not field.startswith("x_") and any(
+        kind in str(Record.model_fields[field].annotation) for kind in ("tuple", "dict")
+    )
 
 
 def _is_number_field(field: str) -> bool:

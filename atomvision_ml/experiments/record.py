@@ -45,16 +45,26 @@ class SidecarError(ValueError):
     """A sidecar file cannot be used; the message names the file, the field and what is wanted."""
 
 
-def _checked_formula(text: str) -> str:
+def elements_of(formula: str) -> set[str]:
+    """Symbols of the elements of a formula, which may hold fractions.
+
+    Raises:
+        ValueError: no chemical formula.
+    """
     from ase.data import atomic_numbers
     from ase.formula import Formula
 
     try:
-        species = set(Formula(_FRACTION.sub("1", text)).count())
+        species = set(Formula(_FRACTION.sub("1", formula)).count())
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{text!r} is no chemical formula") from error
+        raise ValueError(f"{formula!r} is no chemical formula") from error
     if not species or not species <= set(atomic_numbers) - {"X"}:
-        raise ValueError(f"{text!r} is no chemical formula")
+        raise ValueError(f"{formula!r} is no chemical formula")
+    return species
+
+
+def _checked_formula(text: str) -> str:
+    elements_of(text)
     return text
 
 

@@ -1,13 +1,15 @@
 """What is exported reads back as it was: pixels exactly, calibration within 1e-6, columns row by row."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from experiment_files import WRITERS, micrograph
 
 from atomvision_ml.experiments.analysis import Analysis, analyse
-from atomvision_ml.experiments.capture import capture
+from atomvision_ml.experiments.capture import Capture, capture
 from atomvision_ml.experiments.exports import (
     IMAGE_SUFFIXES,
     ExportError,
@@ -17,6 +19,7 @@ from atomvision_ml.experiments.exports import (
     shared_record,
 )
 from atomvision_ml.experiments.micrograph_store import read_pixels
+from atomvision_ml.experiments.record import checked_values, fields_filled_by
 from atomvision_ml.experiments.worker import FileReader
 from atomvision_ml.images.stem import Projection, View, render_batch
 
@@ -27,6 +30,12 @@ RECORD = {"record_id": "0123456789abcdef-0", "pixel_size_y_nm": 0.0123, "pixel_s
 def reader():
     with FileReader() as one:
         yield one
+
+
+def captured(path: Path, reader: FileReader, sidecar: dict[str, Any] | None = None) -> Capture:
+    folder = path.with_name(f"{path.name}-pixels")
+    folder.mkdir()
+    return capture(path, folder, reader, sidecar=sidecar)
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".hspy"])
@@ -74,6 +83,54 @@ def test_no_export_names_a_person(suffix: str, tmp_path: Path) -> None:
     assert shared["warnings"] == ("dim",)
     if suffix == ".hspy":
         assert shared["operator"].encode() in written
+
+
+SAID = {
+    "sample_id": "S-1", "material_formula": "La0.67Ca0.33MnO3", "zone_axis_uvw": (0, 0, 1), "licence": "CC0-1.0",
+    "labels": {"lattice": "square"}, "notes": "thin", "annotator": "O. Normal", "temperature_k": 80.5, "project": "P",
+    "acquired_at": "2020-01-02T03:04:05.25+02:00", "instrument_name": "M-1", "beam_current_pa": 31.0, "exposure_s": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["dm3", "emd_velox", "sxm", "png"])
+def test_hyperspy_files_hold_the_whole_record(name: str, reader: FileReader, tmp_path: Path) -> None:
+    """What was read from a microscope's file, and said of it, is read from the export; persons aside."""
+    suffix, write = WRITERS[name]
+    path = tmp_path / f"image{suffix}"
+    write(path, micrograph("f4" if name == "sxm" else "u2"))
+    technique = {} if name != "png" else {"technique": "HRTEM", "acceleration_voltage_kv": 80.0, "imaging_mode": "BF"}
+    first = captured(path, reader, checked_values(SAID | technique, "test"))
+    export_image(tmp_path / "out.hspy", first.pixels[0], first.records[0].model_dump())
+    again = captured(tmp_path / "out.hspy", reader).records[0]
+    told, wanted = again.model_dump(), shared_record(first.records[0].model_dump())
+    assert told["missing_fields"] == wanted["missing_fields"]
+    assert told["is_time_zone_assumed"] == wanted["is_time_zone_assumed"]
+    for field in fields_filled_by("header", "sidecar"):
+        value = wanted[field]
+        assert told[field] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), field
+    assert sum(told[field] is not None for field in fields_filled_by("header", "sidecar")) > 15
+
+
+def test_hyperspy_shows_the_metadata(tmp_path: Path) -> None:
+    """The tree that HyperSpy makes of the file, in its own units."""
+    hspy = pytest.importorskip("rsciio.hspy", reason="rosettasciio is not installed: pip install 'atomvision[vendors]'")
+    record = RECORD | {"technique": "STEM", "acceleration_voltage_kv": 300.0, "dwell_time_us": 2.0}
+    record |= {
+        "material_formula": "SrTiO3",
+        "beam_current_pa": 50.0,
+        "tilt_alpha_deg": 1.5,
+        "original_filename": "a.dm3",
+    }
+    export_image(tmp_path / "out.hspy", np.ones((3, 20, 24), np.float32), record)
+    read = hspy.file_reader(str(tmp_path / "out.hspy"))[0]
+    assert read["metadata"]["General"]["title"] == "a.dm3"
+    assert read["metadata"]["Sample"] == {"description": "S1", "elements": ["O", "Sr", "Ti"]}
+    tem = read["metadata"]["Acquisition_instrument"]["TEM"]
+    assert (tem["beam_energy"], tem["acquisition_mode"], tem["Stage"]["tilt_alpha"]) == (300.0, "STEM", 1.5)
+    assert (tem["beam_current"], tem["dwell_time"]) == pytest.approx((0.05, 2e-6))
+    assert [(axis["name"], axis["units"], axis["navigate"]) for axis in read["axes"]] == [
+        ("frame", "", True), ("y", "nm", False), ("x", "nm", False)
+    ]  # fmt: skip
 
 
 def test_pseudonyms_are_stable() -> None:
