@@ -1,7 +1,7 @@
 """The asset of the training sets."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -11,7 +11,7 @@ from atomvision_assets.declare import table_asset
 from atomvision_assets.models import checks
 from atomvision_assets.models.factory import Size
 from atomvision_assets.store import Product, Store, Work
-from atomvision_ml.evaluation.adoption import TASK, AdoptionParameters, adopt
+from atomvision_ml.evaluation.adoption import TASK, AdoptionParameters, adopt, not_trained_on
 from atomvision_ml.evaluation.splits import SplitParameters
 from atomvision_ml.settings import settings
 from atomvision_ml.storage.keys import (
@@ -20,9 +20,6 @@ from atomvision_ml.storage.keys import (
     MODELS_TRAINING_SETS,
     STRUCTURES_MATERIALS,
 )
-
-if TYPE_CHECKING:
-    from atomvision_ml.evaluation.adoption import Adoption
 
 ENOUGH_NEW_IMAGES = {"demo": 8, "full": 50}
 """New labelled micrographs that make a training set change, where the run config does not say otherwise."""
@@ -64,29 +61,29 @@ def training_sets(context: dg.AssetExecutionContext, store: Store, config: Train
     images = work.scan(IMAGES_STEM).drop("atoms", "columns")
     materials = work.scan(STRUCTURES_MATERIALS)
     parameters = config.splits()
-    adoption, taken = _micrographs(work, config.rule()) if context.partition_key == TASK else (None, [])
+    taken = _micrographs(work, config.rule()) if context.partition_key == TASK else []
 
     def make() -> Product:
         rows = training_set_rows(context.partition_key, images.collect(), materials.collect(), parameters)
-        metadata: dict[str, Any] = {"splits": split_counts(rows)}
-        if adoption is not None:
-            metadata |= {"experimental_splits": split_counts(taken), "micrographs": adoption.reason}
+        metadata = {"splits": split_counts(rows), **({"experimental_splits": split_counts(taken)} if taken else {})}
         return Product([*rows, *taken], audits=checks.audit_training_set([*rows, *taken]), metadata=metadata)
 
     return work.publish(make, parameters=parameters.model_dump())
 
 
-def _micrographs(work: Work, rule: AdoptionParameters) -> "tuple[Adoption | None, list[dict[str, Any]]]":
-    """The verdict on new micrographs, and the experimental rows; the former ones if it is not time for others.
+def _micrographs(work: Work, rule: AdoptionParameters) -> list[dict[str, Any]]:
+    """The experimental rows: the former ones if it is not time for others; what the rule says becomes metadata.
 
-    Then the micrographs count with the version of which the former rows were made, so that a training set that stays
+    If it is not time, the micrographs count with the version of which the former rows were made, so that a training set that stays
     the same keeps its data version.
     """
     if not work.is_published(EXPERIMENTS_MICROGRAPHS):
-        return None, []
+        return []
     micrographs = work.scan(EXPERIMENTS_MICROGRAPHS).collect()
     adoption, rows = adopt(work.former(), micrographs, datetime.now(UTC).date(), rule)
     if not adoption.is_due:
         work.count_as_before(EXPERIMENTS_MICROGRAPHS)
-    work.context.log.info(f"{work.name}: {adoption.reason}")
-    return adoption, rows
+    said = {"micrographs": adoption.reason, "labelled_but_not_trained_on": not_trained_on(micrographs)}
+    work.context.add_asset_metadata(said)
+    work.context.log.info(f"{work.name}: {said}")
+    return rows

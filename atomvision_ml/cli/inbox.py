@@ -72,7 +72,7 @@ def _refuse_replacing(files: list[Path], target: Path) -> None:
 def status(
     state: Annotated[State | None, typer.Option(help="Only files in this state, each on a line.")] = None,
 ) -> None:
-    """How many files are in which state, and why files were rejected."""
+    """How many files are in which state, why files were rejected, and which labels train nothing."""
     from collections import Counter
 
     from rich.console import Console
@@ -93,6 +93,8 @@ def status(
             table.add_row(place, entry.state, entry.reason or entry.duplicate_of or "")
     if table.row_count:
         Console().print(table, markup=False)
+    for reason, count in _not_trained_on().items():
+        typer.echo(f"labelled, but not trained on: {count} of the accepted images, {reason}")
 
 
 @app.command()
@@ -108,6 +110,20 @@ def reconsider(
             raise failed(f"not among the rejected files: {', '.join(unknown)}")
         store.reconsider(places or rejected)
     typer.echo(f"{len(places or rejected)} files are offered again")
+
+
+def _not_trained_on() -> dict[str, int]:
+    """Labelled micrographs that cannot be trained on, by reason."""
+    from atomvision_ml.evaluation.adoption import not_trained_on
+    from atomvision_ml.storage.keys import EXPERIMENTS_MICROGRAPHS
+    from atomvision_ml.storage.lake import Lake
+
+    try:
+        lake = Lake.from_settings()
+        published = lake.exists(EXPERIMENTS_MICROGRAPHS)
+        return not_trained_on(lake.scan(EXPERIMENTS_MICROGRAPHS).collect()) if published else {}
+    except OSError as error:
+        raise failed(str(error)) from None
 
 
 def _target(folder: str) -> Path:

@@ -92,13 +92,29 @@ def usable_micrographs(micrographs: pl.DataFrame) -> pl.DataFrame:
     They have a label and a sample (without it no split is safe), are calibrated in Å with square pixels, and are not
     smaller than 48 px.
     """
+    return micrographs.filter(pl.col("label_lattice").is_not_null() & _obstacle().is_null())
+
+
+def not_trained_on(micrographs: pl.DataFrame) -> dict[str, int]:
+    """How many labelled rows of ``experiments/micrographs`` cannot be trained on, by the first reason that holds."""
+    labelled = micrographs.filter(pl.col("label_lattice").is_not_null())
+    reasons = labelled.select(reason=_obstacle()).drop_nulls()["reason"]
+    return dict(sorted(reasons.value_counts().iter_rows()))
+
+
+def _obstacle() -> pl.Expr:
+    """What speaks against training on a micrograph; null where nothing does."""
     y, x = pl.col("pixel_size_y_nm"), pl.col("pixel_size_x_nm")
-    return micrographs.filter(
-        pl.col("label_lattice").is_not_null()
-        & pl.col("sample_id").is_not_null()
-        & pl.col("is_calibrated")
-        & ((y / x - 1).abs() <= MOST_DIFFERENT_PIXEL_SIZES)
-        & (pl.min_horizontal("shape_y", "shape_x") >= SMALLEST_SIDE_PX)
+    is_square = ((y / x - 1).abs() <= MOST_DIFFERENT_PIXEL_SIZES).fill_null(False)
+    return (
+        pl.when(pl.col("sample_id").is_null())
+        .then(pl.lit("no sample_id"))
+        .when(~pl.col("is_calibrated"))
+        .then(pl.lit("not calibrated"))
+        .when(~is_square)
+        .then(pl.lit("pixels not square"))
+        .when(pl.min_horizontal("shape_y", "shape_x") < SMALLEST_SIDE_PX)
+        .then(pl.lit(f"smaller than {SMALLEST_SIDE_PX} px"))
     )
 
 

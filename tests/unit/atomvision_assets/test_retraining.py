@@ -6,7 +6,7 @@ absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class Platform:
         checkpoint = load_checkpoint(released_checkpoint(name))
         return [model_row(checkpoint, version="released", size="demo", blob=self.blob_of(checkpoint.folder))]
 
-    def receive(self, label: str | None, sample: str) -> None:
+    def receive(self, label: str | None, sample: str | None) -> None:
         """A micrograph of a crystal, as the ingestion publishes it."""
         number = len(self.micrographs)
         cell = CELLS[label or "square"]
@@ -130,6 +130,12 @@ class Platform:
                 computed.add(key)
         return computed
 
+    def metadata(self, key: str) -> Mapping[str, dg.MetadataValue[Any]]:
+        event = self.instance.get_latest_materialization_event(dg.AssetKey(key.split("/")))
+        assert event is not None
+        assert event.asset_materialization is not None
+        return event.asset_materialization.metadata
+
     def rows(self, key: str, partition: str | None = None) -> list[dict[str, Any]]:
         return self.lake.scan(key, partition).collect().to_dicts()
 
@@ -156,8 +162,12 @@ def test_micrographs_that_nobody_labelled_and_too_few_labelled_ones_change_nothi
         platform.receive(None, SAMPLES["train"][0])
     for number in range(4):
         platform.receive("square", SAMPLES["train"][number])
+    platform.receive("square", None)
     assert platform.run() == set()
     assert platform.lake.facts("models/training_sets", "lattice").data_version == before
+    said = platform.metadata("models/training_sets")
+    assert said["micrographs"].value.startswith("4 new labelled images")
+    assert said["labelled_but_not_trained_on"].value == {"no sample_id": 1}
 
 
 def test_enough_labelled_ones_train_one_model_anew_and_end_in_a_verdict(platform: Platform) -> None:

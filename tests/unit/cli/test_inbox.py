@@ -13,7 +13,9 @@ from atomvision_ml.cli.app import app
 from atomvision_ml.experiments.ledger import InboxRules, Outcome
 from atomvision_ml.experiments.ledger_store import LedgerStore
 from atomvision_ml.experiments.places import FolderPlaces
+from atomvision_ml.schemas.tables import table
 from atomvision_ml.settings import Settings, settings
+from atomvision_ml.storage.lake import Lake, Version
 
 
 @pytest.fixture
@@ -107,6 +109,34 @@ def test_states_and_reasons_are_told_and_rejected_files_offered_again(root: Path
     assert run("reconsider", "good.tif")[0] == 1
     assert run("reconsider") == (0, "1 files are offered again\n")
     assert run("status")[1].startswith("1 accepted, 1 ready")
+
+
+def test_labelled_images_that_train_nothing_are_told_with_the_reason(root: Path, tmp_path: Path) -> None:
+    lake, blob = Lake(root), tmp_path / "blob"
+    blob.mkdir()
+    (blob / "pixels").write_bytes(b"pixels")
+    image = {
+        "day": "2026-11-20", "blob": lake.put_blob(blob), "shape_y": 64, "shape_x": 64, "n_frames": 1, "dtype": "uint8",
+        "is_calibrated": True, "pixel_size_y_nm": 0.01, "pixel_size_x_nm": 0.01, "sample_id": "A",
+        "label_lattice": "square", "original_filename": "a.tif",
+        **dict.fromkeys(("noise", "snr", "focus", "astigmatism", "astigmatism_angle_deg", "clipped_share"), 1.0),
+    }  # fmt: skip
+    changes = (
+        {},
+        {"sample_id": None},
+        {"sample_id": None},
+        {"shape_y": 40},
+        {"label_lattice": None, "sample_id": None},
+    )
+    rows = [image | {"record_id": f"r{n}", "receipt_id": f"{n}"} | change for n, change in enumerate(changes)]
+    micrographs = table("experiments/micrographs").from_rows(rows)
+    lake.publish("experiments/micrographs", micrographs, version=Version(code_version="1"), partition="2026-11-20")
+    code, said = run("status")
+    assert code == 0
+    assert said.splitlines()[-2:] == [
+        "labelled, but not trained on: 2 of the accepted images, no sample_id",
+        "labelled, but not trained on: 1 of the accepted images, smaller than 48 px",
+    ]
 
 
 def test_a_damaged_ledger_is_named(root: Path) -> None:

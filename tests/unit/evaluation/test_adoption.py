@@ -15,6 +15,7 @@ from atomvision_ml.evaluation.adoption import (
     decide_adoption,
     experimental_rows,
     holdout_rows,
+    not_trained_on,
     split_of,
     usable_micrographs,
 )
@@ -70,19 +71,20 @@ def micrographs(*rows):
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "counts"),
     [
-        {"label_lattice": None},
-        {"sample_id": None},
-        {"is_calibrated": False, "pixel_size_y_nm": None, "pixel_size_x_nm": None},
-        {"pixel_size_x_nm": 0.0102},
-        {"shape_y": 40},
+        ({"label_lattice": None}, {}),
+        ({"sample_id": None}, {"no sample_id": 1}),
+        ({"is_calibrated": False, "pixel_size_y_nm": None, "pixel_size_x_nm": None}, {"not calibrated": 1}),
+        ({"pixel_size_x_nm": 0.0102}, {"pixels not square": 1}),
+        ({"shape_y": 40}, {"smaller than 48 px": 1}),
     ],
     ids=["unlabelled", "no sample", "not calibrated", "pixels not square", "small"],
 )
-def test_what_cannot_be_trained_on_changes_nothing(changed):
+def test_what_cannot_be_trained_on_changes_nothing_and_the_reason_is_told(changed, counts):
     rows = micrographs(*(micrograph(number) for number in range(4)), micrograph(9, **changed))
     assert usable_micrographs(rows)["record_id"].to_list() == ["r0", "r1", "r2", "r3"]
+    assert not_trained_on(rows) == counts
     former = pl.DataFrame(experimental_rows(rows.head(4)))
     adoption, kept = adopt(former, rows, TODAY, AdoptionParameters(new_images=1, waiting_days=0))
     assert not adoption.is_due
