@@ -48,18 +48,35 @@ class CaptureRules(BaseModel):
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """An image, or another content of a file, that is not taken.
+
+    Attributes:
+        reason: with the name of the content, for whoever uploaded the file.
+        facts: the record's fields that are known all the same, at least ``signal_index`` and those of the file; what
+            is no image is numbered after the images.
+    """
+
+    reason: str
+    facts: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(frozen=True)
 class Capture:
     """What became of a file that could be read.
 
     Attributes:
         records: one for each image that is taken.
         pixels: of each record, mapped from the folder given to :func:`capture`.
-        rejected: images and other contents that are not taken, each with the reason.
+        rejected: images and other contents that are not taken.
     """
 
     records: tuple[Record, ...]
     pixels: tuple[np.ndarray, ...]
-    rejected: tuple[str, ...]
+    rejected: tuple[LeftOut, ...]
 
 
 def capture(
@@ -93,16 +110,19 @@ def capture(
     reading = reader.read(path, folder)
     file_facts = _file_facts(path, reading)
     check_unchanged(path, before)
-    records, pixels, rejected = [], [], list(reading.skipped)
+    records, pixels, rejected = [], [], []
     for index, picture in enumerate(reading.pictures):
         unfit = unfit_because(picture.pixels, chosen)
         if unfit is None:
             records.append(_record(index, picture, reading, file_facts, told, profiles or load_profiles(), chosen))
             pixels.append(picture.pixels)
         else:
-            rejected.append(f"{picture.name or f'image {index}'}: {unfit}")
+            reason = f"{picture.name or f'image {index}'}: {unfit}"
+            rejected.append(LeftOut(reason, {**file_facts, **_pixel_facts(picture), "signal_index": index}))
+    for index, reason in enumerate(reading.skipped, start=len(reading.pictures)):
+        rejected.append(LeftOut(reason, {**file_facts, "signal_index": index}))
     if not records:
-        raise RejectedError("unreadable", "; ".join(dict.fromkeys(rejected)))
+        raise RejectedError("unreadable", "; ".join(dict.fromkeys(each.reason for each in rejected)))
     return Capture(tuple(records), tuple(pixels), tuple(rejected))
 
 

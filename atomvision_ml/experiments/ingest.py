@@ -109,9 +109,11 @@ class Intake:
             sha256 = file_sha256(path)
             if self.store.is_known(sha256, place):
                 return Outcome(place, stamp, sha256)
-            records = capture(path, pixels, self.reader, self.profiles, self.rules).records
+            found = capture(path, pixels, self.reader, self.profiles, self.rules)
             blob = self.keep(received)
-            return Outcome(place, stamp, sha256, rows=tuple(image_facts(each, blob, path.name) for each in records))
+            rows = tuple(image_facts(each, blob, path.name) for each in found.records)
+            left_out = tuple({**each.facts, "reason": each.reason} for each in found.rejected)
+            return Outcome(place, stamp, sha256, rows=rows, left_out=left_out)
         except ChangedError:
             return None
         except RejectedError as error:

@@ -129,6 +129,7 @@ class Outcome:
         reason: why it is rejected; empty if it is accepted.
         rows: facts of each image that was read, as JSON values with at least ``record_id``, ``pixel_sha256`` and
             ``signal_index``; of a rejected file one mapping at most. The same for the same bytes and companions.
+        left_out: facts of each image of an accepted file that is not taken, at least ``signal_index`` and ``reason``.
     """
 
     place: str
@@ -136,6 +137,7 @@ class Outcome:
     sha256: str | None
     reason: str = ""
     rows: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
+    left_out: tuple[Mapping[str, Any], ...] = field(default=(), compare=False)
 
 
 def is_candidate(place: str) -> bool:

@@ -71,7 +71,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Receipt:
-    """One image that was received, or one file that is rejected or whose bytes came before.
+    """One image that was received, taken or not, or one file that is rejected or whose bytes came before.
 
     Attributes:
         number: in the order of settlement, from 1.
@@ -82,7 +82,7 @@ class Receipt:
         reason: why it is rejected.
         duplicate_of: record_id of the image that came first.
         sha256: of the file's bytes; None if they could not be read.
-        signal_index: number of the image in its file; None if there is none.
+        signal_index: number of the image in its file; None if the receipt is of the whole file.
         size_bytes: of the file.
         row: facts of the image as the run gave them.
     """
@@ -371,13 +371,12 @@ def _stale_days(connection: sqlite3.Connection, now_s: float) -> tuple[tuple[str
 def _receive(connection: sqlite3.Connection, place: str, entry: Entry, outcome: Outcome, day: str) -> None:
     """Store what became of a file; the former receipts of the same bytes at the same place are superseded by it.
 
-    A rejection supersedes rejections alone: an image that was taken stays when its sidecar is spoilt later.
+    A file's rejection supersedes its rejections alone: its images stay when its sidecar is spoilt later.
     """
     content = entry.sha256 or f"{entry.stamp.size_bytes}:{entry.stamp.mark}"
-    states = ("rejected",) if entry.state == "rejected" else ("rejected", "accepted", "duplicate")
-    marks = ",".join("?" * len(states))
-    query = f"SELECT * FROM receipts WHERE place = ? AND content = ? AND state IN ({marks}) ORDER BY number"
-    former = connection.execute(query, (place, content, *states)).fetchall()
+    which = "state = 'rejected' AND signal_index IS NULL" if entry.state == "rejected" else "state != 'superseded'"
+    query = f"SELECT * FROM receipts WHERE place = ? AND content = ? AND {which} ORDER BY number"
+    former = connection.execute(query, (place, content)).fetchall()
     connection.executemany(
         "UPDATE receipts SET state = 'superseded' WHERE number = ?", [(row["number"],) for row in former]
     )
@@ -403,7 +402,7 @@ def _receive(connection: sqlite3.Connection, place: str, entry: Entry, outcome: 
 
 
 def _found(connection: sqlite3.Connection, entry: Entry, outcome: Outcome) -> list[dict[str, Any]]:
-    """The receipts of a file: one an image if it is accepted, one in all otherwise."""
+    """The receipts of a file: one an image if it is accepted, those left out last, one in all otherwise."""
     if entry.state != "accepted":
         facts = outcome.rows[0] if outcome.rows else {}
         first = None if entry.duplicate_of is None else _first_record(connection, str(entry.sha256))
@@ -416,7 +415,7 @@ def _found(connection: sqlite3.Connection, entry: Entry, outcome: Outcome) -> li
             raise ValueError(f"{outcome.place}: an image without {', '.join(missing)}")
         first = _first_record_of_pixels(connection, facts["pixel_sha256"], found)
         found.append(_facts("accepted" if first is None else "duplicate", facts) | {"duplicate_of": first})
-    return found
+    return found + [_facts("rejected", facts) | {"reason": facts["reason"]} for facts in outcome.left_out]
 
 
 def _facts(state: str, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -429,7 +428,7 @@ def _first_record(connection: sqlite3.Connection, sha256: str) -> str | None:
     """The first image that these bytes brought."""
     query = """
         SELECT coalesce(duplicate_of, record_id) AS first FROM receipts
-        WHERE sha256 = ? AND state != 'rejected' ORDER BY number LIMIT 1
+        WHERE sha256 = ? AND state != 'rejected' AND record_id IS NOT NULL ORDER BY number LIMIT 1
     """
     found = connection.execute(query, (sha256,)).fetchone()
     return None if found is None else found["first"]

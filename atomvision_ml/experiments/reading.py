@@ -136,7 +136,9 @@ def collected(pictures: Iterable[Picture | str], limits: ReadLimits) -> Reading:
             )
     if not images:
         raise UnreadableError("; ".join(dict.fromkeys(skipped)) or "the file holds no image")
-    return Reading(tuple(images), tuple(dict.fromkeys(skipped)))
+    told = skipped[: limits.maximum_images]
+    more = [f"{len(skipped) - len(told)} more contents that are no images"] if len(skipped) > len(told) else []
+    return Reading(tuple(images), (*told, *more))
 
 
 def check_claim(shape: Sequence[int], item_bytes: int, file_bytes: int, limits: ReadLimits) -> None:

@@ -107,7 +107,7 @@ class FileReader:
         check_unchanged(path, before)
         if "rejected" in told:
             raise RejectedError("unreadable", _clean(told["rejected"], path))
-        return _reading(told, Path(folder))
+        return _reading(told | {"skipped": [_clean(reason, path) for reason in told["skipped"]]}, Path(folder))
 
     def close(self) -> None:
         """End the worker."""

@@ -66,8 +66,8 @@ RECORDS = Table(
     key="experiments/records",
     dimension="day",
     description=(
-        "One row for each image ever received, and one for each file that was rejected: what its header and its "
-        "sidecar say, where it came from, and what became of it."
+        "One row for each image ever received, taken or not, and one for each file that was rejected: what its header "
+        "and its sidecar say, where it came from, and what became of it."
     ),
     columns=(
         DAY,
@@ -107,7 +107,7 @@ RECORDS = Table(
         _known("reader", S, "Reader of the format."),
         _known("reader_version", S, "Its version, with that of its library."),
         _known("profiles", STRINGS, "Profiles that translated the header."),
-        _known("signal_index", I32, "Number of the image within its file, from 0."),
+        _known("signal_index", I32, "Number of the image within its file, from 0; null: the row is of the whole file."),
         _known("signal_name", S, "The file's name for the image."),
         _amount("shape_y", I32, "Rows.", "px"),
         _amount("shape_x", I32, "Columns.", "px"),

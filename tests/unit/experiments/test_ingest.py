@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
-from experiment_files import micrograph, write_emi, write_ser
+from experiment_files import micrograph, write_emi, write_hspy, write_ser
 
 from atomvision_assets.experiments import checks
 from atomvision_ml.experiments.double import DropParameters, Truth, drop
@@ -247,6 +248,37 @@ def test_unknown_lattice_is_a_warning_and_no_label() -> None:
     label, why = lattice_label({"lattice": "cubic"})
     assert label is None
     assert "cubic" in why
+
+
+def test_images_that_are_refused_are_rows_beside_those_that_are_taken(tmp_path: Path, reader: FileReader) -> None:
+    bench = Bench(tmp_path, reader)
+    bench.files.mkdir()
+    path = bench.files / "a.hspy"
+    write_hspy(path, micrograph("f4"))
+    with h5py.File(path, "a") as file:
+        for name, pixels in (("flat", np.zeros((40, 48))), ("wave", micrograph("f4") * 1j)):
+            group = file["Experiments"].create_group(name)
+            group.attrs.update(file["Experiments/image"].attrs)
+            for axis in ("axis-0", "axis-1"):
+                file.copy(file[f"Experiments/image/{axis}"], group)
+            group["data"] = pixels
+    bench.take()
+    rows = bench.rows()
+    told = {row["signal_index"]: (row["state"], row["signal_name"], row["reason"]) for row in rows}
+    assert told == {
+        0: ("rejected", "flat", "flat: all pixels have the value 0"), 1: ("accepted", "image", None),
+        2: ("rejected", None, "wave: complex values: a Fourier transform or a phase field, not an image"),
+    }  # fmt: skip
+    assert {(row["file_sha256"], row["source_format"], row["place"]) for row in rows} == {
+        (rows[0]["file_sha256"], "hspy", "a.hspy")
+    }
+    assert len({row["receipt_id"] for row in rows}) == RECORDS.from_rows(rows).num_rows == 3
+    assert [audit.name for audit in checks.audit_records(rows, []) if not audit.passed and not audit.is_warning] == []
+    for change in ("uploaded again", "a copy"):
+        shutil.copy(path, bench.files / f"{change}.hspy") if change == "a copy" else os.utime(path, (1, 1))
+        bench.take()
+    assert bench.rows()[:3] == rows
+    assert [row["state"] for row in bench.rows()[3:]] == ["duplicate"]
 
 
 def test_broken_sidecar_rejects_the_file_until_it_is_mended(

@@ -23,15 +23,18 @@ DAY_S = 86_400.0
 
 
 def outcome(place, stamp, content, sidecar=""):
-    """What a run finds in a file whose text is its content: images are separated by '+', 'bad' ones are damaged."""
+    """What a run finds in a file whose text is its content: images are separated by '+', 'flat' ones are left out."""
     sha256 = f"file of {content}"
     if content.startswith("bad"):
         return Outcome(place, stamp, sha256, "damaged", ({"original_filename": place},))
-    rows = [
+    images = list(enumerate(content.removeprefix("other container of ").split("+")))
+    rows = tuple(
         {"record_id": f"{pixels}-{index}", "pixel_sha256": pixels, "signal_index": index, "label": sidecar}
-        for index, pixels in enumerate(content.removeprefix("other container of ").split("+"))
-    ]
-    return Outcome(place, stamp, sha256, "", tuple(rows))
+        for index, pixels in images
+        if pixels != "flat"
+    )
+    left_out = tuple({"signal_index": index, "reason": "flat"} for index, pixels in images if pixels == "flat")
+    return Outcome(place, stamp, sha256, "", rows, left_out)
 
 
 class Inbox(InboxRuns):
@@ -84,7 +87,7 @@ def inbox(tmp_path):
 
 
 PLACES = st.sampled_from(["a.dm3", "b.dm3", "sub/c.tif", "d.emd"])
-CONTENTS = st.sampled_from(["one", "two", "one+two", "other container of one", "bad one"])
+CONTENTS = st.sampled_from(["one", "two", "one+two", "flat+one", "other container of one", "bad one"])
 STEPS = st.one_of(
     st.tuples(st.just("put"), PLACES, CONTENTS),
     st.tuples(st.just("put"), PLACES.map("{}.meta.yaml".format), st.sampled_from(["square", "oblique"])),
@@ -120,7 +123,10 @@ def test_every_image_is_received_exactly_once(tmp_path_factory, steps):
             here = [one for one in told if one.sha256 == f"file of {content}"]
             assert here
             for one in here:
-                assert one.state == "accepted" or one.duplicate_of.split("-")[0] in accepted
+                if one.state == "rejected":
+                    assert content.split("+")[one.signal_index] == one.reason == "flat"
+                else:
+                    assert one.state == "accepted" or one.duplicate_of.split("-")[0] in accepted
     inbox.tick()
     before = [inbox.store.newest(day) for day in inbox.store.days()]
     inbox.rest()
@@ -153,6 +159,30 @@ def test_copies_and_exports_are_duplicates_of_the_image_that_came_first(inbox):
     }
     assert inbox.store.is_known("file of one+two", "copy.dm3")
     assert not inbox.store.is_known("file of one+two", "a.dm3")
+
+
+def test_images_that_are_left_out_are_rejected_beside_the_others_once(inbox):
+    told = {("a.dm3", 0): "rejected", ("a.dm3", 1): "accepted", ("a.dm3", 2): "rejected"}
+    for _ in range(3):
+        inbox.put("a.dm3", "flat+one+flat")
+        inbox.rest()
+        assert inbox.states() == told
+        assert len(inbox.receipts()) == 3
+    before = {receipt.number for receipt in inbox.receipts()}
+    inbox.put("a.dm3.meta.yaml", "?")
+    inbox.tick()
+    (batch,) = inbox.tick(61.0).batches
+    ((place, stamp),) = batch.files
+    inbox.store.settle(batch.key, Outcome(place, stamp, "file of flat+one+flat", "its sidecar cannot be used"))
+    assert inbox.states() == told | {("a.dm3", None): "rejected"}
+    inbox.put("a.dm3.meta.yaml", "square")
+    inbox.rest()
+    current = {(one.signal_index, one.state) for one in inbox.receipts() if one.state != "superseded"}
+    assert current == {(0, "rejected"), (1, "accepted"), (2, "rejected")}
+    assert before < {receipt.number for receipt in inbox.receipts()}
+    inbox.put("copy.dm3", "flat+one+flat")
+    inbox.rest()
+    assert [one.duplicate_of for one in inbox.receipts() if one.place == "copy.dm3"] == ["one-1"]
 
 
 def test_a_label_that_comes_later_supersedes_the_image_under_its_new_day(inbox):
