@@ -72,7 +72,7 @@ def build_definitions(
         assets=dg.load_assets_from_modules(ROOMS, include_specs=True),
         asset_checks=[second_finder],
         jobs=[*jobs.ALL, jobs.COMPARE_FINDERS],
-        schedules=schedules.ALL,
+        schedules=schedules.schedules(chosen.automation),
         sensors=[make(chosen.automation, chosen.sensor_interval_s) for make in sensors.ALL],
         resources={
             "store": store or _store(chosen),

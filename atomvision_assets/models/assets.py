@@ -74,8 +74,8 @@ def training_sets(context: dg.AssetExecutionContext, store: Store, config: Train
 def _micrographs(work: Work, rule: AdoptionParameters) -> list[dict[str, Any]]:
     """The experimental rows: the former ones if it is not time for others; what the rule says becomes metadata.
 
-    If it is not time, the micrographs count with the version of which the former rows were made, so that a training set that stays
-    the same keeps its data version.
+    If it is not time, the micrographs count with the version of which the former rows were made, so that a training set
+    that stays the same keeps its data version.
     """
     if not work.is_published(EXPERIMENTS_MICROGRAPHS):
         return []

@@ -15,7 +15,7 @@ from atomvision_assets.automation import LABEL
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.literature import arxiv
 from atomvision_assets.partitions import BY_DIMENSION
-from atomvision_assets.store import CONTRACT_CHECK, Store
+from atomvision_assets.store import CONTRACT_CHECK, SKIP_UNCHANGED_TAG, Store
 from atomvision_ml.models.registry import model_spec
 from atomvision_ml.schemas.tables import TABLES
 from atomvision_ml.schemas.vocabulary import FIRST_MONTH, MODELS, SOURCES, TASKS
@@ -232,6 +232,24 @@ def test_nightly_schedule_is_stopped_and_asks_for_one_harvest(definitions: dg.De
             keys.add(harvest_literature_nightly(context).run_key)
     assert keys == {"2026-01-05", "2026-01-06"}
     assert definitions.resolve_schedule_def("harvest_literature_nightly").cron_schedule == "0 6 * * 1-6"
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "STOPPED"])
+def test_waiting_micrographs_are_looked_at_daily_where_the_automation_runs(tmp_path: Path, status: str) -> None:
+    chosen = Settings(root=str(tmp_path), automation=status)
+    repository = build_definitions(chosen).get_repository_def()
+    schedule = repository.get_schedule_def("adopt_micrographs_daily")
+    assert schedule.default_status == dg.DefaultScheduleStatus[status]
+    assert (schedule.cron_schedule, schedule.job_name) == ("0 4 * * *", "refresh_training_sets")
+    keys = []
+    for day in (5, 6):
+        at = datetime.datetime(2026, 1, day, 4, tzinfo=datetime.UTC)
+        with dg.build_schedule_context(repository_def=repository, scheduled_execution_time=at) as context:
+            (request,) = schedule.evaluate_tick(context).run_requests
+        assert request.partition_key == "lattice"
+        assert request.tags[SKIP_UNCHANGED_TAG] == "true"
+        keys.append(request.run_key)
+    assert keys == ["2026-01-05", "2026-01-06"]
 
 
 def test_freshness_is_expected_of_the_harvest(specs: dict[str, dg.AssetSpec]) -> None:
