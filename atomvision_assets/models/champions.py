@@ -37,7 +37,7 @@ decisions = external_table(
 
 @table_asset(
     MODELS_VERDICTS,
-    code_version="1",
+    code_version="2",
     kinds={"python", "parquet"},
     deps=[
         *HOLDOUTS,

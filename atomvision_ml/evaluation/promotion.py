@@ -1,8 +1,8 @@
 """Who is in office: one pure rule, its verdict in words, and the book of all verdicts.
 
 Belongs here: the rule and the book, table ``models/verdicts``. Each model is judged once, when it is new and has
-answered the hold-outs: it must beat the baselines, be better than the champion in office, and be significantly worse
-than it on no guarded slice. Nothing of a figure is taken over: both are computed from stored answers to the same items.
+answered the hold-outs: it must beat the baselines, be better than the champion in office, and be worse than it on no
+guarded slice. Nothing of a figure is taken over: both are computed from stored answers to the same items.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ class Gain(BaseModel):
     high: float | None = Field(default=None, description="Upper end; None where no interval can be drawn.")
     n_items: int = Field(ge=1, description="Items that both have answered.")
 
-    @property
-    def is_worse(self) -> bool:
-        """Whether the loss is significant."""
-        return self.high is not None and self.high < 0
+    def is_worse(self, tolerance: float) -> bool:
+        """Whether the loss is larger than the tolerance, or significant; without interval the loss alone counts."""
+        return self.gain < -tolerance or (self.high is not None and self.high < 0)
 
     def __str__(self) -> str:
         """The gain in words."""
@@ -88,8 +87,8 @@ def decide(
     Returns:
         Promoted if the candidate is better than every baseline by the margin (where nobody else is in office, as good
         suffices: somebody shall answer where nothing can be better), better than the incumbent (mean gain on the
-        deciding slices above zero; without ``gains`` the difference of the figures), and significantly worse than it
-        on no slice. Otherwise the incumbent stays, unless it is the candidate itself that was in office.
+        deciding slices above zero; without ``gains`` the difference of the figures), and worse than it on no slice: no
+        gain below minus the rule's tolerance, and no whole interval below zero. Otherwise the incumbent stays, unless it is the candidate itself that was in office.
 
     Raises:
         ValueError: there is no baseline, or a figure is not a finite number.
@@ -122,8 +121,9 @@ def decide(
 def _objection(candidate: Standing, rival: Standing, rule: PromotionRule, gains: Sequence[Gain]) -> str:
     """Why the rival stays in office; empty if nothing speaks against the candidate."""
     office = f"not promoted: {rival.model_id} in office has {rival.value:.4f}"
-    if worse := [gain for gain in gains if gain.is_worse]:
-        return f"{office}, and the candidate is significantly worse than it: {', '.join(map(str, worse))}"
+    if worse := [gain for gain in gains if gain.is_worse(rule.tolerance)]:
+        found = ", ".join(map(str, worse))
+        return f"{office}, and the candidate is worse than it (a loss of {rule.tolerance:g} is tolerated): {found}"
     deciding = [gain.gain for gain in gains if gain.slice in rule.deciding]
     better = sum(deciding) / len(deciding) if deciding else candidate.value - rival.value
     return "" if better > 0 else f"{office}, and the candidate is no better{_in_words(gains)}"

@@ -20,7 +20,10 @@ class PromotionRule(BaseModel):
     slice: str = Field(description="Slice that decides; together with the experimental items where there are any.")
     margin: float = Field(default=0.0, ge=0, description="By how much the best baseline must be beaten.")
     guarded: tuple[str, ...] = Field(
-        default=(), description="Further slices on which a champion is never followed by a significantly worse model."
+        default=(), description="Slices, beside the deciding ones, on which no model follows that is worse."
+    )
+    tolerance: float = Field(
+        default=0.005, ge=0, description="Loss on a slice, in units of the metric, that does not count as worse."
     )
 
     @property
