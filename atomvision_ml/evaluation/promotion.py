@@ -88,7 +88,8 @@ def decide(
         Promoted if the candidate is better than every baseline by the margin (where nobody else is in office, as good
         suffices: somebody shall answer where nothing can be better), better than the incumbent (mean gain on the
         deciding slices above zero; without ``gains`` the difference of the figures), and worse than it on no slice: no
-        gain below minus the rule's tolerance, and no whole interval below zero. Otherwise the incumbent stays, unless it is the candidate itself that was in office.
+        gain below minus the rule's tolerance, and no whole interval below zero. Otherwise the incumbent stays, unless
+        it is the candidate itself that was in office.
 
     Raises:
         ValueError: there is no baseline, or a figure is not a finite number.
