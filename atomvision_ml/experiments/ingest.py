@@ -18,7 +18,7 @@ from posixpath import basename
 from typing import Any
 
 from atomvision_ml.experiments.capture import CaptureRules, capture
-from atomvision_ml.experiments.ledger import SIDECAR_REASON, Batch, InboxRules, Ledger, Outcome, Stamp, observe
+from atomvision_ml.experiments.ledger import SIDECAR_REASON, Batch, Entry, InboxRules, Ledger, Outcome, Stamp, observe
 from atomvision_ml.experiments.ledger_store import LedgerStore, Receipt
 from atomvision_ml.experiments.places import ChangedError, Places
 from atomvision_ml.experiments.profiles import Profile
@@ -200,13 +200,20 @@ def inbox_rows(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def days_to_take(store: LedgerStore, places: Places, now: datetime) -> list[str]:
-    """Days under which something is or will be filed: those of the ledger, and today if the inbox has files to read.
+    """Days under which something is or will be filed: those of the ledger, and today if the inbox has files to settle.
 
     Nothing is entered or claimed: the ledger's rules are asked what two listings a second apart would come to.
     """
-    ledger, listing = store.entries(), places.listing()
+    before, listing = store.entries(), places.listing()
+    ledger = before
     at_once = InboxRules(minimum_age_s=0.0, partner_wait_s=0.0, maximum_new=max(len(listing), 1))
     for seconds in (0.0, 1.0):
         ledger = observe(ledger, listing, now.timestamp() + seconds, at_once)
-    is_due = any(entry.is_present and entry.state in ("ready", "claimed") for entry in ledger.values())
+    is_due = any(entry.is_present and _is_due(entry, before.get(place)) for place, entry in ledger.items())
     return sorted({*store.days(), *([f"{now.astimezone(UTC):%Y-%m-%d}"] if is_due else [])})
+
+
+def _is_due(entry: Entry, former: Entry | None) -> bool:
+    """Whether a file is to be read, or was refused at sight just now."""
+    is_refused = entry.state == "rejected" and (former is None or former.state != "rejected")
+    return entry.state in ("ready", "claimed") or is_refused

@@ -25,6 +25,9 @@ from atomvision_ml.experiments.record import SIDECAR_SUFFIX
 State = Literal["new", "ready", "claimed", "accepted", "duplicate", "rejected"]
 """``new`` until its stamp rests, ``ready`` to be read, ``claimed`` by a run; the others are final until it changes."""
 
+NOT_PLAIN = "not a plain file: "
+"""How the reason begins of a link, a pipe, a socket or a device, and the mark of its stamp."""
+
 SIDECAR_REASON = "sidecar: "
 """How the reason begins of a file that is refused for its sidecar alone."""
 
@@ -56,13 +59,19 @@ class Stamp:
 
     Attributes:
         size_bytes: its size.
-        mark: inode and time of change in ns for a folder, ETag for a bucket.
+        mark: inode and time of change in ns for a folder, ETag for a bucket; of what is no plain file
+            :data:`NOT_PLAIN`, what it is, and after a comma its inode.
         companions: digest of the stamps of what is read with it: its sidecar, and the series of an ``.emi``.
     """
 
     size_bytes: int
     mark: str
     companions: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is content to be read."""
+        return not self.mark.startswith(NOT_PLAIN)
 
 
 @dataclass(frozen=True)
@@ -142,8 +151,13 @@ class Outcome:
 
 def is_candidate(place: str) -> bool:
     """Whether a place is a file to be read: no unfinished upload, hidden file or sidecar."""
+    return not _is_unfinished(place) and not place.endswith(SIDECAR_SUFFIX)
+
+
+def _is_unfinished(place: str) -> bool:
+    """Whether a place has the name of an upload that goes on, or of a hidden file; or no name at all."""
     name = basename(place)
-    return bool(name) and "\0" not in place and not _UNFINISHED.search(name) and not name.endswith(SIDECAR_SUFFIX)
+    return not name or "\0" in place or _UNFINISHED.search(name) is not None
 
 
 def is_beside(place: str, file: str) -> bool:
@@ -156,16 +170,20 @@ def is_beside(place: str, file: str) -> bool:
 
 
 def with_companions(listing: Mapping[str, Stamp]) -> dict[str, Stamp]:
-    """The files of a listing, each stamped with its companions; what is no file to be read is left out."""
+    """The files of a listing, each stamped with its companions; what is no file to be read is left out.
+
+    What is no plain file is no companion and has none; it stays, as it is, to be rejected.
+    """
     series: dict[str, list[str]] = {}
-    for place in listing:
-        if (found := _SERIES.match(basename(place))) is not None:
-            series.setdefault(join(dirname(place), found["stem"]), []).append(place)
-    files = {}
+    files = {place: stamp for place, stamp in listing.items() if not stamp.is_plain and not _is_unfinished(place)}
     for place, stamp in listing.items():
-        if is_candidate(place):
+        if stamp.is_plain and (found := _SERIES.match(basename(place))) is not None:
+            series.setdefault(join(dirname(place), found["stem"]), []).append(place)
+    for place, stamp in listing.items():
+        if stamp.is_plain and is_candidate(place):
             beside = series.get(place[:-4], []) if place.lower().endswith(".emi") else []
-            companions = [one for one in (*beside, place + SIDECAR_SUFFIX) if one in listing]
+            sidecar = place + SIDECAR_SUFFIX
+            companions = [*beside, *([sidecar] if sidecar in listing and listing[sidecar].is_plain else [])]
             files[place] = replace(stamp, companions=_digest({one: listing[one] for one in companions}))
     return files
 
@@ -188,6 +206,7 @@ def observe(ledger: Ledger, listing: Mapping[str, Stamp], now_s: float, rules: I
 
     Returns:
         The next ledger. At most ``maximum_new`` files are entered or changed in it, in the order of their places.
+        What is no plain file is rejected when it rests.
     """
     chosen = rules or InboxRules()
     present = with_companions(listing)
@@ -201,9 +220,10 @@ def observe(ledger: Ledger, listing: Mapping[str, Stamp], now_s: float, rules: I
     for place, stamp in present.items():
         entry = after.get(place)
         if entry is not None and entry.state == "new" and entry.stamp == stamp and _rests(entry, now_s, chosen):
-            if _waits(place, after, present, now_s - entry.since_s, chosen):
-                continue
-            after[place] = replace(entry, state="ready")
+            if not stamp.is_plain:
+                after[place] = replace(entry, state="rejected", day=day_of(now_s), reason=stamp.mark.rpartition(",")[0])
+            elif not _waits(place, after, present, now_s - entry.since_s, chosen):
+                after[place] = replace(entry, state="ready")
     return after
 
 
@@ -226,7 +246,8 @@ def _waits(place: str, ledger: Ledger, present: Mapping[str, Stamp], waited_s: f
         stem = join(dirname(place), series["stem"])
         return any(_keeps_series(ledger.get(emi), present.get(emi)) for emi in (f"{stem}.emi", f"{stem}.EMI"))
     if place.lower().endswith(".emi"):
-        return f"{place[:-4]}_1.ser" not in present and waited_s < rules.partner_wait_s
+        first = present.get(f"{place[:-4]}_1.ser")
+        return (first is None or not first.is_plain) and waited_s < rules.partner_wait_s
     return False
 
 
@@ -378,7 +399,7 @@ def reconsider(ledger: Ledger, places: Iterable[str]) -> Ledger:
     after = dict(ledger)
     for place in places:
         entry = after.get(place)
-        if entry is not None and entry.state == "rejected":
+        if entry is not None and entry.state == "rejected" and entry.stamp.is_plain:
             after[place] = replace(entry, state="ready", attempts=0, day="", reason="")
     return after
 

@@ -11,17 +11,16 @@ import logging
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from posixpath import basename
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
-from atomvision_ml.experiments.ledger import Stamp, is_beside, with_companions
+from atomvision_ml.experiments.ledger import NOT_PLAIN, Stamp, is_beside, with_companions
 from atomvision_ml.experiments.reading import ReadLimits
 from atomvision_ml.experiments.record import SIDECAR_SUFFIX
-from atomvision_ml.experiments.worker import RejectedError
+from atomvision_ml.experiments.worker import RejectedError, special_kind
 
 _ODD = re.compile("[%\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff]")
 _LONGEST_KEY_BYTES = 200
@@ -58,7 +57,7 @@ class Places(Protocol):
 
 
 class FolderPlaces:
-    """The plain files below a folder; links and devices are none, and hidden folders are left out.
+    """What lies below a folder, hidden folders left out. Links and devices are listed, but neither opened nor followed.
 
     Args:
         root: the folder; one that does not exist is empty.
@@ -70,7 +69,7 @@ class FolderPlaces:
         self._limits = limits or ReadLimits()
 
     def listing(self) -> dict[str, Stamp]:
-        """Plain files with size, inode and time of change in ns."""
+        """Plain files with size, inode and time of change in ns; anything else with its kind and inode."""
         found: dict[str, Stamp] = {}
         folders = [(str(self.root), "")]
         while folders:
@@ -103,7 +102,7 @@ class FolderPlaces:
             names = (source.name, f"{source.name}{SIDECAR_SUFFIX}")
         near = {f"{head}{place_of(name)}": source.parent / name for name in names}
         told = {one: _stamped(path) for one, path in near.items() if is_beside(one, place)}
-        return {one: stamp for one, stamp in told.items() if stamp is not None}
+        return {one: stamp for one, stamp in told.items() if stamp is not None and stamp.is_plain}
 
 
 class BucketPlaces:
@@ -189,17 +188,20 @@ def _scanned(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _stamped(path: Path) -> Stamp | None:
-    """The stamp of a plain file; None for anything else."""
+    """The stamp of what is there now; None if nothing is."""
     try:
         status = path.lstat()
     except OSError as error:
         if error.errno in _GONE:
             return None
         raise
-    return _stamp(status) if stat.S_ISREG(status.st_mode) else None
+    return _stamp(status)
 
 
 def _stamp(status: os.stat_result) -> Stamp:
+    """Size and time of a pipe or a device are those of its use, and tell nothing."""
+    if kind := special_kind(status.st_mode):
+        return Stamp(0, f"{NOT_PLAIN}{kind},{status.st_ino}")
     return Stamp(status.st_size, f"{status.st_ino}-{status.st_mtime_ns}")
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from atomvision_ml.experiments.ledger import NOT_PLAIN
 from atomvision_ml.experiments.reading import Axis, Format, Picture, ReadLimits, UnreadableError
 from atomvision_ml.workers import Worker, WorkerError, WorkerLimits
 
@@ -124,9 +125,23 @@ def identity(path: Path) -> tuple[int, int, int]:
         status = path.lstat()
     except (OSError, ValueError) as error:
         raise RejectedError("not_a_file", "there is no such file") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise RejectedError("not_a_file", "a link, a folder or a device, not a plain file")
+    if kind := special_kind(status.st_mode):
+        raise RejectedError("not_a_file", f"{NOT_PLAIN}{kind}")
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def special_kind(mode: int) -> str:
+    """What something of this ``st_mode`` is if it is no plain file; empty if it is one."""
+    kinds = {
+        stat.S_IFREG: "",
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "of a kind that is not known")
 
 
 def check_unchanged(path: Path, before: tuple[int, int, int]) -> None:

@@ -124,6 +124,27 @@ def test_a_drop_becomes_one_run_and_a_row_for_each_file(bench: Bench) -> None:
     assert bench.lake.scan(EXPERIMENTS_MICROGRAPHS).collect().height == 3
 
 
+def test_links_and_pipes_become_rejected_rows_once(bench: Bench, tmp_path: Path) -> None:
+    """Nothing is read for them: a run that publishes the day is all they ask for."""
+    write_image(tmp_path / "secret.tif", 0)
+    (bench.drop / "link.tif").symlink_to(tmp_path / "secret.tif")
+    (bench.drop / "folder").symlink_to(tmp_path)
+    (bench.drop / ".hidden").symlink_to(tmp_path)
+    os.mkfifo(bench.drop / "pipe.tif")
+    assert len(bench.rest()) == 1
+    rows = bench.records().sort("place")
+    assert rows.select("place", "state", "reason").rows() == [
+        ("folder", "rejected", "not a plain file: a symbolic link"),
+        ("link.tif", "rejected", "not a plain file: a symbolic link"),
+        ("pipe.tif", "rejected", "not a plain file: a named pipe"),
+    ]
+    bench.inbox.store.reconsider(["link.tif", "pipe.tif"])
+    assert bench.rest() == []
+    write_image(bench.drop / "a.tif", 1)
+    bench.rest()
+    assert bench.records().filter(pl.col("state") == "rejected").sort("place").equals(rows)
+
+
 def test_identical_uploads_ask_for_runs_that_change_nothing(bench: Bench) -> None:
     write_image(bench.drop / "a.tif", 1)
     bench.rest()

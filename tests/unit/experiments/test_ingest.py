@@ -128,8 +128,12 @@ def test_unread_files_make_the_present_day_due(tmp_path: Path, reader: FileReade
     now = datetime(2031, 1, 1, 23, 59, tzinfo=UTC)
     assert days_to_take(bench.store, bench.places, now) == []
     bench.files.mkdir()
-    (bench.files / "notes.txt").write_text("no image")
+    (bench.files / "notes.tif").symlink_to("notes.txt")
     assert days_to_take(bench.store, bench.places, now) == ["2031-01-01"]
+    bench.take()
+    assert days_to_take(bench.store, bench.places, now) == list(bench.store.days())
+    (bench.files / "notes.txt").write_text("no image")
+    assert days_to_take(bench.store, bench.places, now) == [*bench.store.days(), "2031-01-01"]
 
 
 @pytest.mark.parametrize("spoilt", ["emi", "ser", "sidecar"])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from inbox_runs import RULES, InboxRuns
 
 from atomvision_ml.experiments.ledger import (
+    NOT_PLAIN,
     InboxRules,
     Outcome,
     Stamp,
@@ -283,6 +284,23 @@ def test_a_series_waits_for_a_header_that_is_being_replaced_or_whose_sidecar_is_
     assert inbox.states() == {"scan.emi": "new", "scan_1.ser": "new"}
     inbox.rest()
     assert inbox.states() == {"scan.emi": "accepted", "scan_1.ser": "new"}
+
+
+def test_what_is_no_plain_file_is_rejected_once_it_rests_and_never_claimed():
+    link = Stamp(0, f"{NOT_PLAIN}a symbolic link,17")
+    listing = dict.fromkeys(("a.dm3", "a.dm3.meta.yaml", "scan.emi", "x_1.ser", ".hidden", "b.tif.part", "c~"), link)
+    listing |= {"x.emi": Stamp(1, "18"), "scan_1.ser": Stamp(1, "19")}
+    ledger, rules = {}, RULES.model_copy(update={"maximum_new": 100})
+    for now_s, n_rejected in ((0.0, 0), (59.0, 0), (61.0, 4), (99.0, 4)):
+        ledger = observe(ledger, listing, now_s, rules)
+        assert sum(entry.state == "rejected" for entry in ledger.values()) == n_rejected
+    assert set(ledger) == {"a.dm3", "a.dm3.meta.yaml", "scan.emi", "x_1.ser", "x.emi", "scan_1.ser"}
+    assert {entry.reason for entry in ledger.values()} == {"", "not a plain file: a symbolic link"}
+    assert (ledger["x.emi"].state, ledger["scan_1.ser"].state) == ("new", "ready")
+    assert reconsider(ledger, list(ledger)) == ledger
+    _, batches = plan(ledger, 99.0, rules)
+    assert [place for batch in batches for place, _ in batch.files] == ["scan_1.ser"]
+    assert observe(observe(ledger, {}, 150.0, rules), listing, 200.0, rules) == ledger
 
 
 def test_what_is_no_file_to_read():

@@ -181,7 +181,7 @@ def test_odd_keys_of_a_bucket_stay_in_the_folder(bucket_drop: BucketDrop, here: 
     assert {bucket_drop.places.fetch(place, stamp, here).parent for place, stamp in found.items()} == {here}
 
 
-def test_links_devices_and_pipes_are_no_files(folder_drop: FolderDrop, tmp_path: Path) -> None:
+def test_links_devices_and_pipes_are_listed_as_such_and_never_read(folder_drop: FolderDrop, tmp_path: Path) -> None:
     secret = tmp_path / "secret.tif"
     secret.write_bytes(b"secret")
     (folder_drop.root / "link.tif").symlink_to(secret)
@@ -189,7 +189,30 @@ def test_links_devices_and_pipes_are_no_files(folder_drop: FolderDrop, tmp_path:
     os.mkfifo(folder_drop.root / "pipe.tif")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(folder_drop.root / "socket.tif"))
-        assert folder_drop.places.listing() == {}
+    found = folder_drop.places.listing()
+    assert {place: (stamp.is_plain, stamp.mark.split(",")[0]) for place, stamp in found.items()} == {
+        "link.tif": (False, "not a plain file: a symbolic link"),
+        "folder": (False, "not a plain file: a symbolic link"),
+        "pipe.tif": (False, "not a plain file: a named pipe"),
+        "socket.tif": (False, "not a plain file: a socket"),
+    }
+    os.utime(folder_drop.root / "pipe.tif", (1, 1))
+    secret.write_bytes(b"another secret")
+    assert folder_drop.places.listing() == found
+    for place, stamp in found.items():
+        with pytest.raises(ChangedError):
+            folder_drop.places.fetch(place, stamp, tmp_path)
+
+
+def test_a_sidecar_that_is_a_link_is_not_followed(folder_drop: FolderDrop, tmp_path: Path, here: Path) -> None:
+    folder_drop.put("a.tif", b"x")
+    alone = stamp_of(folder_drop, "a.tif")
+    (tmp_path / "secret.yaml").write_text("operator: somebody")
+    (folder_drop.root / "a.tif.meta.yaml").symlink_to(tmp_path / "secret.yaml")
+    assert stamp_of(folder_drop, "a.tif") == alone
+    folder_drop.places.fetch("a.tif", alone, here)
+    assert [file.name for file in here.iterdir()] == ["a.tif"]
+    assert not stamp_of(folder_drop, "a.tif.meta.yaml").is_plain
 
 
 def test_a_file_that_becomes_a_link_is_not_followed(folder_drop: FolderDrop, tmp_path: Path, here: Path) -> None:
