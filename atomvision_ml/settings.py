@@ -13,7 +13,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Where things are and how much of the machine to use. Nothing here changes what a data set is."""
+    """Where things are and how much of the machine to use.
+
+    Nothing here changes what a data set is, but the instrument profiles, and these are among its parameters.
+    """
 
     model_config = SettingsConfigDict(env_prefix="ATOMVISION_", frozen=True, extra="ignore")
 
@@ -45,6 +48,10 @@ class Settings(BaseSettings):
     inbox_claim_s: float = Field(
         default=3600.0, gt=0, description="Time after which a dead run's files are offered again."
     )
+    profiles: Path | None = Field(
+        default=None,
+        description="Folder of instrument profiles (YAML) that come before the built-in ones, for all that read files.",
+    )
 
     contact: str | None = Field(default=None, description="Mail address that arXiv's operators may write to.")
     arxiv_oai_url: str = Field(default="https://oaipmh.arxiv.org/oai", description="arXiv's OAI-PMH interface.")
@@ -68,6 +75,10 @@ class Settings(BaseSettings):
     def inbox_ledger_path(self) -> Path:
         """The inbox's book on this machine."""
         return (self.inbox_ledger or self._inbox_folder() / "ledger.sqlite").expanduser().resolve()
+
+    def profiles_folder(self) -> Path | None:
+        """The folder of own instrument profiles, absolute; None if there is none."""
+        return None if self.profiles is None else self.profiles.expanduser().resolve()
 
     def _inbox_folder(self) -> Path:
         if not self.root.startswith("s3://"):

@@ -56,6 +56,7 @@ def records(
     work = store.begin(context)
     day = context.partition_key
     with told_apart(f"{work.name} cannot take the files", context.retry_number):
+        parameters = inbox.parameters()
         _take(work, inbox, config)
     with work.alone():
         newest = inbox.store.newest(day)
@@ -66,7 +67,7 @@ def records(
             states = Counter(row["state"] for row in rows)
             return Product(rows, audits=checks.audit_records(rows, known), metadata=states)
 
-        result = work.publish(make)
+        result = work.publish(make, parameters=parameters)
         inbox.store.note_published(day, newest)
     _publish_inbox(work, inbox)
     return result
@@ -90,7 +91,7 @@ def _take(work: Work, inbox: Inbox, config: RecordsConfig) -> None:
         return
     scratch = work.lake.scratch(f"inbox-{work.context.run.run_id}")
     with FileReader() as reader:
-        intake = Intake(inbox.store, inbox.places, reader, work.lake.put_blob, scratch)
+        intake = Intake(inbox.store, inbox.places, reader, work.lake.put_blob, scratch, profiles=inbox.profiles())
         if batch is not None:
             intake.take(inbox.store.batch(batch), work.progress)
         else:

@@ -11,6 +11,7 @@ import dagster as dg
 if TYPE_CHECKING:
     from atomvision_ml.experiments.ledger_store import LedgerStore
     from atomvision_ml.experiments.places import Places
+    from atomvision_ml.experiments.profiles import Profile
     from atomvision_ml.settings import Settings
 
 BATCH_TAG = "atomvision/batch"
@@ -26,6 +27,7 @@ class Inbox(dg.ConfigurableResource):
     rest_s: float = 60.0
     claim_s: float = 3600.0
     partner_wait_s: float = 600.0
+    profiles_folder: str | None = None
 
     @classmethod
     def of(cls, chosen: Settings) -> Inbox:
@@ -36,7 +38,20 @@ class Inbox(dg.ConfigurableResource):
             s3_endpoint_url=chosen.s3_endpoint_url,
             rest_s=chosen.inbox_rest_s,
             claim_s=chosen.inbox_claim_s,
+            profiles_folder=None if chosen.profiles_folder() is None else str(chosen.profiles_folder()),
         )
+
+    def profiles(self) -> tuple[Profile, ...]:
+        """Translations of headers, as the folder has them now; raises ProfileError."""
+        from atomvision_ml.experiments.profiles import load_profiles
+
+        return load_profiles(self.profiles_folder)
+
+    def parameters(self) -> dict[str, str]:
+        """What of the inbox makes other records of the same files: the digest of own profiles; raises ProfileError."""
+        from atomvision_ml.experiments.profiles import digest
+
+        return {} if self.profiles_folder is None else {"profiles_sha256": digest(self.profiles())}
 
     @cached_property
     def places(self) -> Places:

@@ -25,15 +25,18 @@ def captured(file: Path, number: int, reader: FileReader) -> tuple[Record, np.nd
 
     Raises:
         RejectedError: the file is not taken.
+        ProfileError: the folder that the settings name has a file that is no profile.
         SidecarError: its sidecar file cannot be used.
         ValueError: it has no such image.
     """
     import numpy as np
 
     from atomvision_ml.experiments.capture import capture
+    from atomvision_ml.experiments.profiles import load_profiles
+    from atomvision_ml.settings import settings
 
     with tempfile.TemporaryDirectory() as folder:
-        found = capture(file, folder, reader)
+        found = capture(file, folder, reader, load_profiles(settings().profiles_folder()))
         if number >= len(found.records):
             raise ValueError(f"has {len(found.records)} images, so no image {number}")
         return found.records[number], np.array(found.pixels[number])

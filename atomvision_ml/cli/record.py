@@ -24,7 +24,9 @@ def record(
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the sidecar file; YAML, may be repeated."),
     ] = None,
-    profiles: Annotated[Path | None, typer.Option(help="Folder of further instrument profiles (YAML).")] = None,
+    profiles: Annotated[
+        Path | None, typer.Option(help="Folder of own instrument profiles (YAML); by default ATOMVISION_PROFILES.")
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the sidecar file.")] = False,
 ) -> None:
     """Show what is known of a file's images, and write what is missing into FILE.meta.yaml beside it.
@@ -40,7 +42,9 @@ def record(
         write_sidecar,
     )
     from atomvision_ml.experiments.worker import FileReader, RejectedError
+    from atomvision_ml.settings import settings
 
+    profiles = profiles or settings().profiles_folder()
     if schema:
         _print_schema()
         return

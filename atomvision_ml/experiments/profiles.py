@@ -7,6 +7,7 @@ are converted to the record's unit, words to its vocabulary.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -107,6 +108,12 @@ def load_profiles(folder: str | Path | None = None) -> tuple[Profile, ...]:
     """
     own = _from_folder(Path(folder)) if folder is not None else ()
     return (*own, *_built_in())
+
+
+def digest(profiles: Sequence[Profile]) -> str:
+    """SHA-256 of what the profiles say, whatever their files look like."""
+    told = json.dumps([profile.model_dump(mode="json") for profile in profiles], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 @cache
