@@ -31,7 +31,8 @@ def record(
 ) -> None:
     """Show what is known of a file's images, and write what is missing into FILE.meta.yaml beside it.
 
-    Without --set, on a terminal, the missing fields are asked for one by one; an empty answer leaves a field empty.
+    Without --set, on a terminal, the missing fields are asked for one by one, then the optional ones. Enter leaves a
+    field empty, a full stop ends the questions.
     """
     from atomvision_ml.experiments.profiles import ProfileError
     from atomvision_ml.experiments.record import (
@@ -98,21 +99,41 @@ def parsed(settings: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+_END = "."
+
+
 def _asked(record: Record) -> dict[str, Any]:
-    """Answers for the missing fields; a wrong answer is asked again."""
+    """Answers for what is missing, which depends on the answers before; then for the optional fields."""
+    from atomvision_ml.experiments.record import fields_filled_by, required_of
+
+    optional = (*fields_filled_by("sidecar"), *fields_filled_by("header"))
+    known = {name: value for name, value in record.model_dump().items() if value is not None}
+    answers: dict[str, Any] = {}
+    asked: set[str] = set()
+    typer.echo(f"Enter leaves a field empty, {_END} ends the questions.", err=True)
+    while True:
+        said = known | answers
+        wanted = (*required_of(said.get("technique")), *optional)
+        name = next((each for each in wanted if each not in said and each not in asked), None)
+        if name is None or (answer := _answer(name)) is None:
+            return answers
+        asked.add(name)
+        answers |= answer
+
+
+def _answer(name: str) -> dict[str, Any] | None:
+    """What is answered, nothing, or None at the end; a wrong answer is asked again."""
     from atomvision_ml.experiments.record import Record, SidecarError, checked_values, unit_of, vocabulary_of
 
-    values: dict[str, Any] = {}
-    for name in record.missing_fields:
-        unit, words = unit_of(name), ", ".join(vocabulary_of(name))
-        hint = f"{Record.model_fields[name].description} [{unit or words or name}]"
-        while answer := typer.prompt(f"{name}: {hint}", default="", show_default=False):
-            try:
-                values |= checked_values(parsed([f"{name}={answer}"]), "answer")
-                break
-            except SidecarError as error:
-                typer.echo(str(error), err=True)
-    return values
+    hint = f"{Record.model_fields[name].description} [{unit_of(name) or ', '.join(vocabulary_of(name)) or name}]"
+    while answer := typer.prompt(f"{name}: {hint}", default="", show_default=False).strip():
+        if answer == _END:
+            return None
+        try:
+            return checked_values(parsed([f"{name}={answer}"]), "answer")
+        except (SidecarError, typer.BadParameter) as error:
+            typer.echo(str(error), err=True)
+    return {}
 
 
 def _show(records: Sequence[Record]) -> None:

@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atomvision_ml.experiments.analysis import Analysis
-from atomvision_ml.experiments.record import ELECTRON_BEAM, elements_of
+from atomvision_ml.experiments.record import ELECTRON_BEAM, PIXEL_SIZES, RECIPROCAL_PIXEL_SIZES, elements_of
 from atomvision_ml.storage.files import replacing
 
 if TYPE_CHECKING:
     import polars as pl
 
 _NM_PER_CM = 1e7
-_SIZES = ("pixel_size_y_nm", "pixel_size_x_nm")
 _PERSONS = ("operator", "annotator")
 _PSEUDONYM = re.compile(rf"({'|'.join(_PERSONS)})-[0-9a-f]{{8}}")
 
@@ -142,7 +141,7 @@ def _write_extxyz(path: Path, table: pl.DataFrame, found: Analysis) -> None:
 def _write_tiff(path: Path, pixels: np.ndarray, record: Mapping[str, Any]) -> None:
     import tifffile
 
-    y, x = (record.get(name) for name in _SIZES)
+    y, x = (record.get(name) for name in PIXEL_SIZES)
     metadata: dict[str, Any] = {"axes": "TYX"[-pixels.ndim :], "Name": record.get("original_filename") or path.stem}
     told: dict[str, Any] = {}
     if x and y:
@@ -169,9 +168,9 @@ def _write_hspy(path: Path, pixels: np.ndarray, record: Mapping[str, Any]) -> No
 
 
 def _hspy_axes(shape: Sequence[int], record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    sizes, unit = [record.get(name) for name in _SIZES], "nm"
+    sizes, unit = [record.get(name) for name in PIXEL_SIZES], "nm"
     if None in sizes:
-        sizes, unit = [record.get(f"reciprocal_{name.replace('nm', 'per_nm')}") for name in _SIZES], "1/nm"
+        sizes, unit = [record.get(name) for name in RECIPROCAL_PIXEL_SIZES], "1/nm"
     units = [unit if size else "" for size in sizes]
     told = zip(("y", "x"), shape[-2:], sizes, units, strict=True)
     axes = [

@@ -33,6 +33,8 @@ FilledBy = Literal["header", "sidecar", "derived"]
 
 ELECTRON_BEAM: tuple[Technique, ...] = ("TEM", "HRTEM", "STEM", "SEM", "DIFFRACTION")
 REQUIRED = ("technique", "acquired_at", "sample_id", "material_formula", "licence")
+PIXEL_SIZES = ("pixel_size_y_nm", "pixel_size_x_nm")
+RECIPROCAL_PIXEL_SIZES = ("reciprocal_pixel_size_y_per_nm", "reciprocal_pixel_size_x_per_nm")
 REQUIRED_OF_ELECTRONS = ("acceleration_voltage_kv",)
 REQUIRED_OF_TUNNELLING = ("bias_voltage_v", "setpoint_current_a")
 
@@ -229,12 +231,13 @@ def _extra(name: str) -> dict[str, Any]:
 
 
 def required_of(technique: str | None) -> tuple[str, ...]:
-    """Fields that a complete record of a technique has."""
+    """Fields that a complete record of a technique has, the edges of a pixel among them."""
+    sizes = RECIPROCAL_PIXEL_SIZES if technique == "DIFFRACTION" else PIXEL_SIZES
     if technique in ELECTRON_BEAM:
-        return (*REQUIRED, *REQUIRED_OF_ELECTRONS)
+        return (*REQUIRED, *REQUIRED_OF_ELECTRONS, *sizes)
     if technique == "STM":
-        return (*REQUIRED, *REQUIRED_OF_TUNNELLING)
-    return REQUIRED
+        return (*REQUIRED, *REQUIRED_OF_TUNNELLING, *sizes)
+    return (*REQUIRED, *sizes)
 
 
 @cache

@@ -183,12 +183,16 @@ def test_a_picture_gets_its_calibration_from_the_sidecar(tmp_path, reader):
     bare = captured(tmp_path, reader, "png").records[0]
     assert not bare.is_calibrated
     assert bare.calibration_source == "none"
-    assert bare.missing_fields == ("technique", "acquired_at", "sample_id", "material_formula", "licence")
+    sizes = ("pixel_size_y_nm", "pixel_size_x_nm")
+    assert bare.missing_fields == ("technique", "acquired_at", "sample_id", "material_formula", "licence", *sizes)
     told = {"pixel_size_y_nm": 0.02, "pixel_size_x_nm": 0.02, "technique": "STEM"}
     record = captured(tmp_path, reader, "png", sidecar=told).records[0]
     assert record.calibration_source == "sidecar"
     assert record.field_of_view_y_nm == pytest.approx(0.8)
     assert "acceleration_voltage_kv" in record.missing_fields
+    assert not set(sizes) & set(record.missing_fields)
+    pattern = captured(tmp_path, reader, "png", sidecar={"technique": "DIFFRACTION"}).records[0]
+    assert "reciprocal_pixel_size_y_per_nm" in pattern.missing_fields
 
 
 def test_the_same_pixels_have_one_digest_in_any_container(tmp_path, reader):
@@ -323,17 +327,34 @@ def test_the_command_refuses_wrong_values_and_files(tmp_path):
     assert json.loads(schema.output)["properties"]["defocus_nm"]["unit"] == "nm"
 
 
-def test_on_a_terminal_the_missing_fields_are_asked_for(tmp_path):
-    """A wrong answer is asked again; an empty one leaves the field empty."""
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (
+            ["SEM", "", "S-1", "Xx2", "Fe3O4", "CC0-1.0", "[", "-5", "15", "2", "2", "", "", "[0, 0, 1]", "."],
+            {
+                **{"technique": "SEM", "sample_id": "S-1", "material_formula": "Fe3O4", "licence": "CC0-1.0"},
+                **{"acceleration_voltage_kv": 15.0, "pixel_size_y_nm": 2.0, "pixel_size_x_nm": 2.0},
+                "zone_axis_uvw": (0, 0, 1),
+            },
+        ),
+        (
+            ["STM", "", "", "", "", "-0.05", "2.5e-11", "0.01", "."],
+            {"technique": "STM", "bias_voltage_v": -0.05, "setpoint_current_a": 2.5e-11, "pixel_size_y_nm": 0.01},
+        ),
+    ],
+    ids=["SEM", "STM"],
+)
+def test_on_a_terminal_the_missing_fields_are_asked_for(tmp_path, answers, told):
+    """A wrong answer is asked again, an empty one leaves the field empty; then the optional ones, until a full stop."""
     path = tmp_path / "image.png"
     WRITERS["png"][1](path, micrograph())
     terminal, child = pty.openpty()
-    os.write(terminal, b"SEM\n\nS-1\nXx2\nFe3O4\nCC0-1.0\n")
+    os.write(terminal, ("\n".join(answers) + "\n").encode())
     command = [sys.executable, "-c", "from atomvision_ml.cli.app import main; main()", "record", str(path)]
     run = subprocess.run(command, stdin=child, capture_output=True, text=True, timeout=120, check=False)
     os.close(terminal)
     os.close(child)
     assert run.returncode == 0, run.stderr
-    assert "no chemical formula" in run.stderr
-    told = {"technique": "SEM", "sample_id": "S-1", "material_formula": "Fe3O4", "licence": "CC0-1.0"}
+    assert ("no chemical formula" in run.stderr) == ("Xx2" in answers)
     assert read_sidecar(sidecar_path(path)) == told
