@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from atomvision_ml.models import backbones
+from atomvision_ml.models.backbones import WithBackbone
 from atomvision_ml.models.checkpoint import find_checkpoint
 from atomvision_ml.models.lattice_inputs import ANGLES, CHANNELS, Inputs, field_of_view, network_input
 from atomvision_ml.models.lattice_scenes import LatticeSceneParameters
@@ -50,7 +52,7 @@ class LatticeNetworkParameters(BaseModel):
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Share of features dropped in training.")
 
 
-class LatticeCnnParameters(TrainingParameters, LatticeSceneParameters, LatticeNetworkParameters):
+class LatticeCnnParameters(WithBackbone, TrainingParameters, LatticeSceneParameters, LatticeNetworkParameters):
     """Network, training scenes and training of the lattice network; flat and frozen."""
 
     epochs: int = Field(default=4, ge=1, description="Most epochs.")
@@ -58,6 +60,13 @@ class LatticeCnnParameters(TrainingParameters, LatticeSceneParameters, LatticeNe
     scenes_per_epoch: int = Field(default=256, ge=1, description="Training scenes drawn for each epoch.")
     repeats: int = Field(default=2, ge=1, description="Times that each scene is shown in its epoch, mirrored or not.")
     validation_images: int = Field(default=80, ge=1, description="Most images of the validation split that are used.")
+    backbone_weights: str | None = Field(default=None, description=backbones.DESCRIPTION)
+
+    @field_validator("backbone_weights")
+    @classmethod
+    def _stated(cls, given: str | None, info: ValidationInfo) -> str | None:
+        architecture = info.data.get("architecture")
+        return backbones.stated_weights(given, None if architecture == "compact" else architecture)
 
 
 @dataclass(frozen=True)

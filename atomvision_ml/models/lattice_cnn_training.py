@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from atomvision_ml.images.detector import dose_name, poisson_counts
 from atomvision_ml.images.scenes import SceneLibrary
+from atomvision_ml.models import backbones
 from atomvision_ml.models.checkpoint import Checkpoint
 from atomvision_ml.models.lattice_cnn import LatticeCnnParameters, build_network
 from atomvision_ml.models.lattice_inputs import Floats, field_of_view, network_input, random_turns
@@ -70,6 +71,7 @@ def train_lattice_cnn(
         description=(
             f"Convolutional network ({chosen.architecture}, input: {chosen.inputs}) for the five Bravais lattices; "
             "probabilities calibrated by one temperature on the validation split."
+            f"{backbones.sentence(chosen.backbone_weights)}"
         ),
         scratch=scratch,
         progress=progress,
@@ -85,6 +87,7 @@ class LatticeCnnLearner:
     def __init__(self, data: TrainingData, parameters: LatticeCnnParameters) -> None:
         self.parameters = parameters
         self.network: Any = build_network(parameters)
+        backbones.start_from(self.network.get_submodule("body"), parameters.backbone_weights)
         self._train = LatticeLibrary(SceneLibrary(data.rows("train"), data.open_blob))
         self._validation = [
             (network_input(fields, parameters.inputs), truth)

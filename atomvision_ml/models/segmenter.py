@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from atomvision_ml.images.atoms import find_atoms
 from atomvision_ml.images.resampling import area_average_matrix, cubic_matrix
+from atomvision_ml.models import backbones
+from atomvision_ml.models.backbones import WithBackbone
 from atomvision_ml.models.checkpoint import find_checkpoint
 from atomvision_ml.models.loading import TrainedNetwork, weights_changed_ns
 from atomvision_ml.models.training import TrainingParameters, seeded
@@ -42,7 +44,7 @@ _BLUR_ANGSTROM, _BLUR_REACH_PX = 0.2, 3
 _WEAK = 0.03  # contrast, in units of the image's spread, above which the second channel is logarithmic
 
 
-class SegmenterParameters(TrainingParameters):
+class SegmenterParameters(WithBackbone, TrainingParameters):
     """Network, training images and training of the segmenter; flat and frozen."""
 
     epochs: int = Field(default=4, ge=1, description="Most epochs.")
@@ -68,6 +70,12 @@ class SegmenterParameters(TrainingParameters):
         description="Views (4 turned, then 4 turned mirrored) whose log-odds are averaged in use.",
     )
     validation_images: int = Field(default=16, ge=1, description="Most images of the validation split that are used.")
+    backbone_weights: str | None = Field(default=None, description=backbones.DESCRIPTION)
+
+    @field_validator("backbone_weights")
+    @classmethod
+    def _stated(cls, given: str | None, info: ValidationInfo) -> str | None:
+        return backbones.stated_weights(given, info.data.get("encoder"))
 
     def log_odds(self, answer: Floats) -> Floats:
         """Log-odds (r − d)/τ from what the network says; here the same."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from atomvision_ml.images.detector import dose_name
 from atomvision_ml.images.resampling import area_average_matrix
 from atomvision_ml.images.scenes import SceneLibrary, SceneParameters, Scenes, draw_scenes
+from atomvision_ml.models import backbones
 from atomvision_ml.models.checkpoint import Checkpoint
 from atomvision_ml.models.segmenter import (
     GaussianSegmenterParameters,
@@ -77,6 +78,7 @@ def train_segmenter(
         description=(
             f"U-Net ({chosen.encoder}, depth {chosen.encoder_depth}) that gives for each pixel the probability "
             f"of lying within {chosen.radius_angstrom} Å of an atomic column (columns closer than 1 Å merged)."
+            f"{backbones.sentence(chosen.backbone_weights)}"
         ),
         scratch=scratch,
         progress=progress,
@@ -92,6 +94,7 @@ class SegmenterLearner:
     def __init__(self, data: TrainingData, parameters: SegmenterParameters) -> None:
         self.parameters = parameters
         self.network = build_network(parameters)
+        backbones.start_from(self.network.get_submodule("unet.encoder"), parameters.backbone_weights)
         self._train = SceneLibrary(data.rows("train"), data.open_blob)
         self._validation = self._validation_scenes(data)
 
