@@ -144,6 +144,15 @@ def test_two_spots(name: str, least_decided: float) -> None:
     assert row["decided"]["value"] >= least_decided  # the limits of 40 trials; all figures: docs/results/facets.md
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "least_decided"), [("Au", 0.95), ("Rh", 0.95), ("Fe3O4", 0.85)])
+def test_two_spots_of_the_benchmark(name: str, least_decided: float) -> None:
+    """The rows of docs/results/facets.md and their aims."""
+    row = two_spots(name, 2000, seed=1001)
+    assert row["right"]["value"] >= 0.98
+    assert row["decided"]["value"] >= least_decided
+
+
 def test_more_than_a_perfect_reader_decides_no_one() -> None:
     gold, tin_sulfide = most_decidable("Au", 10), most_decidable("SnS", 40, least_right=0.9)
     assert (gold["decided"]["value"], gold["most"]["value"]) == (1.0, 1.0)
