@@ -28,6 +28,9 @@ def record(
         Path | None, typer.Option(help="Folder of own instrument profiles (YAML); by default ATOMVISION_PROFILES.")
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the sidecar file.")] = False,
+    record_schema: Annotated[
+        bool, typer.Option("--record-schema", help="Print the JSON schema of the whole record.")
+    ] = False,
 ) -> None:
     """Show what is known of a file's images, and write what is missing into FILE.meta.yaml beside it.
 
@@ -46,8 +49,8 @@ def record(
     from atomvision_ml.settings import settings
 
     profiles = profiles or settings().profiles_folder()
-    if schema:
-        _print_schema()
+    if schema or record_schema:
+        _print_schema(profiles, is_whole=record_schema)
         return
     if file is None:
         raise typer.BadParameter("a file is wanted", param_hint="FILE")
@@ -163,9 +166,13 @@ def _told(value: Any, unit: str) -> str:
     return f"{text} {unit}".strip()
 
 
-def _print_schema() -> None:
+def _print_schema(folder: Path | None, *, is_whole: bool) -> None:
     import json
 
-    from atomvision_ml.experiments.profiles import sidecar_schema
+    from atomvision_ml.experiments.profiles import ProfileError, load_profiles, record_schema, sidecar_schema
 
-    typer.echo(json.dumps(sidecar_schema(), indent=2, ensure_ascii=False))
+    try:
+        told = (record_schema if is_whole else sidecar_schema)(load_profiles(folder))
+    except ProfileError as error:
+        raise failed(str(error)) from error
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))

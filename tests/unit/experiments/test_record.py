@@ -325,6 +325,20 @@ def test_the_command_refuses_wrong_values_and_files(tmp_path):
     assert not sidecar_path(path).exists()
     schema = CliRunner().invoke(app, ["record", "--schema"])
     assert json.loads(schema.output)["properties"]["defocus_nm"]["unit"] == "nm"
+    assert "pixel_sha256" not in json.loads(schema.output)["properties"]
+
+
+def test_the_command_prints_the_schema_of_the_whole_record_with_own_profiles(tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        "name: ours\nformats: [dm3]\nfields: {defocus_nm: [{path: Our/Defocus, unit: nm}]}"
+    )
+    run = CliRunner().invoke(app, ["record", "--record-schema", "--profiles", str(tmp_path)])
+    assert json.loads(run.output) == record_schema(load_profiles(tmp_path))
+    properties = json.loads(run.output)["properties"]
+    assert set(properties) == set(Record.model_fields)
+    assert properties["defocus_nm"]["header_fields"]["ours"] == ["Our/Defocus"]
+    (tmp_path / "own.yaml").write_text("name: [")
+    assert CliRunner().invoke(app, ["record", "--schema", "--profiles", str(tmp_path)]).exit_code == 1
 
 
 @pytest.mark.parametrize(
