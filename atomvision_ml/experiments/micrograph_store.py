@@ -35,7 +35,8 @@ def write_micrograph(folder: Path, pixels: np.ndarray, record: Mapping[str, Any]
     Args:
         folder: the group to make.
         pixels: real numbers [y, x] or [frame, y, x].
-        record: values of a record by field; ``pixel_size_y_nm`` and ``pixel_size_x_nm`` calibrate the axes.
+        record: values of a record by field; ``pixel_size_y_nm`` and ``pixel_size_x_nm`` calibrate the axes, and
+            :func:`frame_time_s` that of the frames.
 
     Raises:
         ValueError: what was written reads otherwise; nothing of it may be used.
@@ -61,12 +62,28 @@ def _attributes(n_axes: int, record: Mapping[str, Any]) -> dict[str, Any]:
     edges = [record.get("pixel_size_y_nm"), record.get("pixel_size_x_nm")]
     is_calibrated = None not in edges
     unit = {"unit": "nanometer"} if is_calibrated else {}
-    axes = [{"name": "t", "type": "time"}, *({"name": name, "type": "space", **unit} for name in "yx")]
-    scale = [1.0, *(edges if is_calibrated else (1.0, 1.0))]
+    frame_s = frame_time_s(record)
+    time = {"unit": "second"} if frame_s else {}
+    axes = [{"name": "t", "type": "time", **time}, *({"name": name, "type": "space", **unit} for name in "yx")]
+    scale = [frame_s or 1.0, *(edges if is_calibrated else (1.0, 1.0))]
     dataset = {"path": ARRAY, "coordinateTransformations": [{"type": "scale", "scale": scale[-n_axes:]}]}
     multiscale = {"name": record["record_id"], "axes": axes[-n_axes:], "datasets": [dataset]}
     told = {name: record[name] for name in _TOLD if record.get(name) is not None}
     return {"ome": {"version": OME_ZARR_VERSION, "multiscales": [multiscale]}, "atomvision": told}
+
+
+def frame_time_s(record: Mapping[str, Any]) -> float | None:
+    """Time in s that a frame took: the dwell time of all pixels of a scan, else a camera's exposure; None if unknown.
+
+    What passes between frames (readout, flyback) is in no field of a record, and not in this time.
+
+    Args:
+        record: values by field; of ``dwell_time_us``, ``shape_y`` and ``shape_x``, or ``exposure_s``.
+    """
+    dwell_us, rows, columns = (record.get(name) for name in ("dwell_time_us", "shape_y", "shape_x"))
+    if dwell_us and rows and columns:
+        return float(dwell_us * 1e-6 * rows * columns)
+    return record.get("exposure_s") or None
 
 
 def _check_written(folder: Path, pixels: np.ndarray) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import zarr
 from experiment_files import WRITERS, micrograph
 
 from atomvision_ml.experiments.analysis import Analysis, analyse
@@ -138,6 +139,24 @@ def test_pseudonyms_are_stable() -> None:
     assert shared_record(one) == shared_record(other) == shared_record(shared_record(one))
     assert shared_record(one) != shared_record(third)
     assert shared_record({"operator": None, "sample_id": "S1"}) == {"operator": None, "sample_id": "S1"}
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ({"exposure_s": 0.4}, 0.4),
+        ({"dwell_time_us": 2.0, "shape_y": 32, "shape_x": 48, "exposure_s": 9.0}, 2e-6 * 32 * 48),
+        ({}, None),
+    ],
+    ids=["camera", "scan", "unknown"],
+)
+def test_frames_of_ome_zarr_have_their_time(told: dict[str, Any], seconds: float | None, tmp_path: Path) -> None:
+    export_image(tmp_path / "out.zarr", np.random.default_rng(4).random((3, 32, 48)), RECORD | told)
+    ome: Any = zarr.open_group(tmp_path / "out.zarr", mode="r").attrs["ome"]
+    multiscale = ome["multiscales"][0]
+    assert multiscale["axes"][0] == {"name": "t", "type": "time"} | ({"unit": "second"} if seconds else {})
+    (transformation,) = multiscale["datasets"][0]["coordinateTransformations"]
+    assert transformation["scale"] == pytest.approx([seconds or 1.0, 0.0123, 0.0121])
 
 
 def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Path) -> None:
