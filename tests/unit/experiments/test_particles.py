@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atomvision_ml.evaluation.particle_benchmark import FIELDS
+from atomvision_ml.evaluation.particle_benchmark import measure as measured_fields
 from atomvision_ml.experiments.particle_fields import KnownParticle, ParticleFieldParameters, _image, draw_field
 from atomvision_ml.experiments.particle_rows import particle_rows, particles_png, with_classes
 from atomvision_ml.experiments.particle_shapes import shape_classes
@@ -94,6 +96,17 @@ def test_mixed_shapes_that_overlap_are_counted() -> None:
     found = find_particles(image).particles
     assert len(found) == len(known)
     assert np.mean([p.area_px for p in found]) == pytest.approx(np.mean([p.area_px for p in known]), rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields_of_the_benchmark_are_within_three_percent_and_nearer_than_plain_watershed(name: str) -> None:
+    """The rows of docs/results/particles.md; nothing was chosen on this seed."""
+    own, plain = measured_fields(name, 4, seed=5000)
+    assert (own["method"], plain["method"]) == ("AtomVision", "plain watershed")
+    for error in ("count_error_percent", "mean_area_error_percent"):
+        assert abs(own[error]) <= 3.0
+        assert abs(own[error]) < abs(plain[error])
 
 
 def test_measures_of_one_disc() -> None:
