@@ -15,10 +15,14 @@ from atomvision_ml.evaluation.holdout import holdout_rows
 from atomvision_ml.evaluation.metrics import metric_rows, name_of, paired_difference
 from atomvision_ml.evaluation.tasks.defects import predict_defects
 from atomvision_ml.images.detector import dose_name
+from atomvision_ml.models.graphs.defect_rules import graph_defects
 from atomvision_ml.models.training import stable_seed
 from atomvision_ml.schemas.tables import table
 
 Row = dict[str, Any]
+
+RIVALS = {"graph_rules": graph_defects}
+"""What is measured beside the baselines of the task."""
 
 
 def measure(
@@ -30,7 +34,7 @@ def measure(
     most_images: int = 60,
     processes: int = 1,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Answers of finder and baselines, and their items, as ``predictions/defect_finder`` and ``evaluation/holdout``.
+    """Answers of finder, baselines and rivals, and items, as ``predictions/defect_finder`` and ``evaluation/holdout``.
 
     Args:
         training_sets: rows of ``models/training_sets`` of any one task; splits are the same for all.
@@ -49,7 +53,7 @@ def measure(
     known = images.filter(pl.col("image_id").is_in(test["image_id"].implode()))
     holdout = pl.DataFrame(pl.from_arrow(table("evaluation/holdout").from_rows(holdout_rows(test, known, open_blob))))
     train = rows.filter(pl.col("split") == "train")
-    answers = predict_defects(holdout, train, open_blob, processes=processes)
+    answers = predict_defects(holdout, train, open_blob, rivals=RIVALS, processes=processes)
     return pl.DataFrame(pl.from_arrow(answers)), holdout
 
 
@@ -107,7 +111,7 @@ def _main() -> None:
         kinds = ("vacancy", "substitution", "strain")
         typer.echo(f"{holdout['image_id'].n_unique()} sheets")
         typer.echo(as_markdown(figures, ("f1", "precision", "recall", "recall_visible", "f1_located")))
-        typer.echo(as_markdown(figures, [f"{name}_{kind}" for kind in kinds for name in ("precision", "recall")]))
+        typer.echo(as_markdown(figures, [f"{name}_{kind}" for kind in kinds for name in ("precision", "recall", "f1")]))
         for row in differences(answers, holdout):
             typer.echo(
                 f"{row['dose']}: F1 {row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}) "

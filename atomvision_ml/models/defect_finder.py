@@ -201,10 +201,15 @@ def _damaged(
 
 
 def _point(sites: Sites, number: int, ratio: float, spread: float, chosen: DefectFinderParameters) -> FoundDefect:
-    is_missing = ratio <= chosen.most_left or abs(ratio - 0.5) <= chosen.half_width
     x, y = sites.positions_angstrom[number].tolist()
-    kind = "vacancy" if is_missing else "substitution"
+    kind = "vacancy" if is_missing(ratio, chosen) else "substitution"
     return FoundDefect(kind, x, y, float(ratio - 1), 0.0, float(abs(ratio - 1) / spread))
+
+
+def is_missing(ratio: float, parameters: DefectFinderParameters | None = None) -> bool:
+    """Whether what is left of a column's intensity means missing atoms: next to nothing, or about one half."""
+    chosen = parameters or DefectFinderParameters()
+    return ratio <= chosen.most_left or abs(ratio - 0.5) <= chosen.half_width
 
 
 def _regions(

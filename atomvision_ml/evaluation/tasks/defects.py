@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,8 @@ REGION_ANGSTROM = 3.0
 VISIBLE = 5.0
 """Least possible standard errors from which a change counts as visible."""
 
+Rival = Callable[[NDArray[np.float32], float], Sequence[FoundDefect]]
+
 _COUNTS = ("true", "found", "matched", "visible", "matched_visible")
 
 
@@ -42,6 +44,7 @@ def predict_defects(
     *,
     model_id: str = "defect_finder",
     parameters: Mapping[str, Any] | None = None,
+    rivals: Mapping[str, Rival] | None = None,
     processes: int = 1,
     progress: Progress | None = None,
 ) -> pa.Table:
@@ -57,11 +60,13 @@ def predict_defects(
         open_blob: local folder of a blob.
         model_id: name and version for the model's rows.
         parameters: fields of the finder's parameters that differ from the defaults.
+        rivals: further classical finders by name, from image and pixel size in Å to found defects; one row each.
         processes: more than one divides the items among so many processes.
         progress: called with (items done, items in all).
 
     Returns:
-        ``predictions/defect_finder``: three rows per item. An image without a lattice has no found defects.
+        ``predictions/defect_finder``: three rows per item, and one for each rival. An image without a lattice has no
+        found defects.
 
     Raises:
         ValueError: no such items, or an empty train split.
@@ -81,7 +86,9 @@ def predict_defects(
         return expose(kept(row).image(), pixel, dose, noise_seed(row["image_id"], dose) or 0), pixel
 
     settings = tune_defects(training_set, seen, lambda row, found: _counts(kept(row).defects, (), found)["f1"], doses)
-    judge = partial(_judge, settings=settings, model_id=model_id, parameters=dict(parameters or {}))
+    judge = partial(
+        _judge, settings=settings, model_id=model_id, parameters=dict(parameters or {}), rivals=dict(rivals or {})
+    )
     return judge_items(table(f"predictions/{model_id.partition('@')[0]}"), judge, rows, open_blob, processes, progress)
 
 
@@ -101,6 +108,7 @@ def _judge(
     settings: Mapping[float | None, Setting],
     model_id: str,
     parameters: Mapping[str, Any],
+    rivals: Mapping[str, Rival],
 ) -> list[Row]:
     sheet, pixel, dose = sheet_of(row, reader), row["pixel_size_angstrom"], row["mean_detected_e_per_a2"]
     image, bounds = _image(row, sheet), detectability(sheet, dose)
@@ -129,6 +137,7 @@ def _judge(
         judged(
             "intensity_threshold", "classical", plain_defects(Evidence.of(atoms), (image.shape[0] - 1) * pixel, *rule)
         ),
+        *(judged(name, "classical", rival(image, pixel)) for name, rival in rivals.items()),
         judged("no_defects", "trivial", ()),
     ]
 

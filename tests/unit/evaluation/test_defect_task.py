@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from atomvision_ml.evaluation.defect_baselines import Evidence, plain_defects, tune_defects
+from atomvision_ml.evaluation.defect_benchmark import RIVALS
 from atomvision_ml.evaluation.gallery.entries import GalleryContext
 from atomvision_ml.evaluation.holdout import ItemReader
 from atomvision_ml.evaluation.metrics import metric_rows
@@ -28,16 +29,16 @@ def few(small_set):
 def answers(small_set, few):
     training_set = small_set.training_set("defects")
     train = training_set.filter(pl.col("split") == "train").head(2)
-    return pl.DataFrame(predict_defects(few, train, small_set.open_blob, model_id="defect_finder@1"))
+    return pl.DataFrame(predict_defects(few, train, small_set.open_blob, model_id="defect_finder@1", rivals=RIVALS))
 
 
 def found(kind, x, y, change=0.0):
     return FoundDefect(kind, x, y, change, 0.0, 9.0)
 
 
-def test_every_item_is_answered_by_finder_and_baselines(few, answers):
-    assert answers.height == 3 * few.height
-    assert set(answers["model_id"]) == {"defect_finder@1", "intensity_threshold", "no_defects"}
+def test_every_item_is_answered_by_finder_baselines_and_rivals(few, answers):
+    assert answers.height == 4 * few.height
+    assert set(answers["model_id"]) == {"defect_finder@1", "intensity_threshold", "graph_rules", "no_defects"}
     truths = answers.select("item_id", pl.sum_horizontal(pl.col("^n_true_.*$"))).unique()
     assert truths.height == few.height
 
