@@ -77,8 +77,14 @@ def matched_pairs(context: dg.AssetExecutionContext, store: Store, config: Pages
 
 
 def _metadata(work: Work, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The newest page, and how many there are."""
+    """The newest page, how many there are, and how many micrographs still wait for theirs."""
+    from atomvision_ml.evaluation.micrograph_pages import n_waiting
+
     pages = [row["blob"] for row in rows if row["blob"] is not None]
     pairs = [row["similarity"] for row in rows if row["rank"] == 1]
-    told: dict[str, Any] = {"n_pages": len(set(pages)), "n_micrographs_with_a_pair": len(pairs)}
+    told: dict[str, Any] = {
+        "n_pages": len(set(pages)),
+        "n_waiting_for_a_page": n_waiting(rows),
+        "n_micrographs_with_a_pair": len(pairs),
+    }
     return told | ({"newest_page": work.lake.blob(pages[0]) / "index.html"} if pages else {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from atomvision_ml.experiments.reference_phases import reference_phases
 
 Row = dict[str, Any]
 PAGE = "index.html"
+
+_WAITING = "no page yet"
 
 _EMPTY: Row = {
     "rank": None,
@@ -78,10 +80,15 @@ def pair_rows(
             rows += _page(folder, record, answers, slabs, open_blob, keep)
             made += 1
         else:
-            rows.append(_row(micrograph, _EMPTY, reason=f"no page yet: {chosen.most_pages} are made at once"))
+            rows.append(_row(micrograph, _EMPTY, reason=f"{_WAITING}: {chosen.most_pages} are made at once"))
         if progress is not None:
             progress(done + 1, len(micrographs))
     return rows
+
+
+def n_waiting(rows: Iterable[Row]) -> int:
+    """How many micrographs wait for a page: those that were beyond the number made at once."""
+    return sum((row["reason"] or "").startswith(_WAITING) for row in rows)
 
 
 def _newest_first(micrograph: Row) -> tuple[int, str]:

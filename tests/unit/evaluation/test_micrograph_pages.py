@@ -11,7 +11,7 @@ import pytest
 from scipy.ndimage import zoom
 
 from atomvision_ml.evaluation.matched_pairs import SLAB_COLUMNS, matching_materials, phases_of, projected_slab
-from atomvision_ml.evaluation.micrograph_pages import PAGE, PageParameters, pair_rows
+from atomvision_ml.evaluation.micrograph_pages import PAGE, PageParameters, n_waiting, pair_rows
 from atomvision_ml.experiments.analysis import analyse
 from atomvision_ml.experiments.findings import TASKS_ASKED, finding_rows, finding_words
 from atomvision_ml.experiments.micrograph_store import measured_image, write_micrograph
@@ -78,6 +78,7 @@ def test_pages_and_pairs_of_stored_micrographs(tmp_path: Path) -> None:
     later = pages(micrographs[:1], tmp_path, parameters=PageParameters(most_pages=0))
     assert later[0]["blob"] is None
     assert "no page yet" in later[0]["reason"]
+    assert (n_waiting(rows), n_waiting(later)) == (0, 1)
 
 
 def test_models_answer_or_say_why_not(tmp_path: Path) -> None:
