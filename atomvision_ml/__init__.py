@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from atomvision_ml.images.stem import render
     from atomvision_ml.models.atom_finder import find_atoms
     from atomvision_ml.models.autoencoder import reconstruct
+    from atomvision_ml.models.chosen import load_model
     from atomvision_ml.models.defect_finder import find_defects
     from atomvision_ml.models.domain import check_domain
     from atomvision_ml.models.lattice_finder import find_lattice
@@ -29,6 +30,7 @@ _WHERE = {
     "find_atoms": "atomvision_ml.models.atom_finder",
     "render": "atomvision_ml.images.stem",
     "find_lattice": "atomvision_ml.models.lattice_finder",
+    "load_model": "atomvision_ml.models.chosen",
     "segment": "atomvision_ml.models.segmenter",
 }
 
@@ -37,6 +39,7 @@ __all__ = [
     "find_atoms",
     "find_defects",
     "find_lattice",
+    "load_model",
     "reconstruct",
     "render",
     "segment",

@@ -243,9 +243,9 @@ def reconstruct(
 
 def _chosen(model: str | None, task: str) -> ChosenModel:
     """The model of that name, version or folder; by default the first of its task that can be used."""
-    from atomvision_ml.models.checkpoint import CheckpointError, find_checkpoint, load_checkpoint
-    from atomvision_ml.models.chosen import ChosenModel
-    from atomvision_ml.models.registry import model_names, model_spec
+    from atomvision_ml.models.checkpoint import CheckpointError
+    from atomvision_ml.models.chosen import load_model
+    from atomvision_ml.models.registry import model_names
 
     usable = _usable(task)
     valid = f"registered are {', '.join(model_names(task))}; usable without training {', '.join(usable) or 'none'}"
@@ -254,16 +254,12 @@ def _chosen(model: str | None, task: str) -> ChosenModel:
             _refuse(f"this installation has no released model for {task}; {valid}", "--model")
         model = usable[0]
     try:
-        if model in model_names(task) and not Path(model).is_dir():
-            spec = model_spec(model)
-            return ChosenModel(spec, find_checkpoint(model) if spec.kind == "network" else None)
-        folder = _of_version(model) if "@" in model and not Path(model).exists() else find_checkpoint(model)
-        checkpoint = load_checkpoint(folder)
+        chosen = load_model(model)
     except CheckpointError as error:
         _refuse(f"unknown model {model!r} for {task}: {error}; {valid}", "--model")
-    if checkpoint.card.task != task:
-        _refuse(f"{model} is a model for {checkpoint.card.task}, not for {task}; {valid}", "--model")
-    return ChosenModel(model_spec(checkpoint.name), folder)
+    if chosen.spec.task != task:
+        _refuse(f"{model} is a model for {chosen.spec.task}, not for {task}; {valid}", "--model")
+    return chosen
 
 
 def _usable(task: str) -> list[str]:
@@ -273,25 +269,6 @@ def _usable(task: str) -> list[str]:
 
     released = released_names()
     return [name for name in model_names(task) if model_spec(name).kind != "network" or name in released]
-
-
-def _of_version(model: str) -> Path:
-    """Local folder of a checkpoint that the data root has published as NAME@VERSION."""
-    from atomvision_ml.models.checkpoint import CheckpointError
-    from atomvision_ml.models.registry import model_names
-    from atomvision_ml.storage.lake import Lake
-
-    name = model.partition("@")[0]
-    if name not in model_names():
-        raise CheckpointError(f"{name!r} is not registered")
-    try:
-        lake = Lake.from_settings()
-        published = {row["model_id"]: row["blob"] for row in lake.scan(f"models/{name}").collect().to_dicts()}
-    except (LookupError, OSError) as error:
-        raise CheckpointError(f"the data root has no models/{name}: {error}") from error
-    if model not in published:
-        raise CheckpointError(f"the data root has {', '.join(published) or 'no version'}")
-    return lake.blob(published[model])
 
 
 def _run(chosen: ChosenModel, asked: Request, predict: Predict, line: Callable[[dict[str, Any]], str]) -> None:
