@@ -16,8 +16,10 @@ import numpy as np
 import tifffile
 from experiment_files import WRITERS, micrograph, write_hspy, write_nexus
 
-CUTS = (0, 1, 4, 100, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, -1)
+CUTS = (0, 1, 4, 16, 100, 0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.6, 0.65, 0.75, 0.9, 0.98, -1)
 """Bytes that are left; fractions of the size, or bytes less than the whole."""
+HARMLESS_CUTS = {"ser": (-1,), "ome_tiff": (0.9, 0.98, -1), "png": (-1,)}
+"""Cuts behind the last pixel, in what no reader needs."""
 FLIPS = (1, 1, 1, 2, 4, 8, 16, 64, 256)
 """Numbers of flipped bytes, each with its own seed."""
 
@@ -29,7 +31,7 @@ class Case:
     Attributes:
         name: of the case.
         make: writes it into a folder and returns its path.
-        pixels: the image that a reader may still find; None where there is none.
+        pixels: the image that a reader may still find; None if the file is to be refused.
         n_flipped: flipped bytes.
     """
 
@@ -37,6 +39,11 @@ class Case:
     make: Callable[[Path], Path]
     pixels: np.ndarray | None = None
     n_flipped: int = 0
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it has a strange name and no other fault: it is to be read."""
+        return self.name.endswith("_renamed") or self.name.startswith("name_")
 
     @property
     def is_singular(self) -> bool:
@@ -70,7 +77,8 @@ def cases(files: dict[str, tuple[bytes, np.ndarray]]) -> Iterator[Case]:
         suffix = WRITERS[name][0]
         for cut in CUTS:
             left = int(cut * len(content)) if isinstance(cut, float) else cut if cut >= 0 else len(content) + cut
-            yield Case(f"{name}_cut_{cut}", _bytes(f"a{suffix}", content[:left]), pixels)
+            kept = pixels if cut in HARMLESS_CUTS.get(name, ()) else None
+            yield Case(f"{name}_cut_{cut}", _bytes(f"a{suffix}", content[:left]), kept)
         for seed, n_flipped in enumerate(FLIPS):
             flipped = _flipped(content, n_flipped, seed)
             yield Case(f"{name}_flipped_{n_flipped}_{seed}", _bytes(f"a{suffix}", flipped), pixels, n_flipped)
@@ -112,9 +120,10 @@ def _claims(files: dict[str, tuple[bytes, np.ndarray]]) -> Iterator[Case]:
     mrc = files["mrc"][0]
     for place in (0, 4, 8, 92):
         yield Case(f"mrc_claims_{place}", _bytes("a.mrc", mrc[:place] + huge + mrc[place + 4 :]))
-    ser = files["ser"][0]
+    ser, pixels = files["ser"]
     for place in (14, 18, 22):
-        yield Case(f"ser_claims_{place}", _bytes("a_1.ser", ser[:place] + huge + ser[place + 4 :]))
+        kept = pixels if place == 14 else None  # room for many elements, of which one is valid
+        yield Case(f"ser_claims_{place}", _bytes("a_1.ser", ser[:place] + huge + ser[place + 4 :]), kept)
     edges = struct.pack("<ii", 48, 40)
     yield Case("ser_claims_edges", _bytes("a_1.ser", ser.replace(edges, struct.pack("<ii", 60000, 60000), 1)))
     sxm = files["sxm"][0]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +26,34 @@ from atomvision_ml.experiments.worker import FileReader, RejectedError, check_un
 LIMITS = ReadLimits(
     memory_bytes=2**30, time_s=30.0, maximum_pixel_bytes=2**26, maximum_total_bytes=2**27, maximum_ratio=50.0
 )
+N_UNREADABLE, N_READABLE = 321, 176
+"""Files of the corpus that nobody can read, and those that have their image all the same, or most of it."""
 
 
 @pytest.mark.slow
 def test_the_corpus(tmp_path, monkeypatch):
-    """All of it: more than 300 files."""
-    assert _judged(tmp_path, monkeypatch, every=1) >= 300
+    """All of it. What the other files come to depends on where a flipped byte falls, and on the libraries."""
+    counts = _judged(tmp_path, monkeypatch, every=1)
+    print(counts)
+    assert counts["unreadable"] == N_UNREADABLE
+    assert counts["read"] + counts["rejected all the same"] == N_READABLE
+    assert counts["read"] >= N_READABLE / 2
 
 
 def test_a_part_of_the_corpus(tmp_path, monkeypatch):
-    """Every claim, bomb, pickle and trick, and every eighth of the damaged files."""
-    assert _judged(tmp_path, monkeypatch, every=8) >= 90
+    """Every claim, bomb, pickle and trick, and every eleventh of the damaged files."""
+    counts = _judged(tmp_path, monkeypatch, every=11)
+    assert counts["unreadable"] >= 60
+    assert counts["read"] >= 10
 
 
 def _judged(tmp_path, monkeypatch, every):
-    """Judge the corpus; returns the number of files."""
+    """Judge the corpus: the unreadable are rejected, the others read as they are, or rejected as well; counts them."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "genuine").mkdir()
     files = genuine(tmp_path / "genuine")
     chosen = [case for number, case in enumerate(cases(files)) if case.is_singular or number % every == every // 2]
-    n_rejected, wrong, reasons, peak_kib = 0, [], {}, 0
+    counts, wrong, reasons, peak_kib = Counter(), [], {}, 0
     with FileReader(LIMITS) as reader:
         for case in chosen:
             with tempfile.TemporaryDirectory() as inbox, tempfile.TemporaryDirectory() as pixels:
@@ -53,17 +62,20 @@ def _judged(tmp_path, monkeypatch, every):
                 try:
                     found = capture(path, pixels, reader).pixels[0]
                 except RejectedError as error:
-                    n_rejected += 1
+                    counts["unreadable" if case.pixels is None else "rejected all the same"] += 1
                     reasons[case.name] = error.reason
                     if not error.reason or inbox in error.reason:
                         wrong.append((case.name, error.reason))
                 else:
+                    counts["read"] += 1
                     if not _is_faithful(case, found):
                         wrong.append((case.name, "read, but not as it was"))
+                    if case.is_untouched:
+                        reasons[case.name] = "read"
                 assert sorted(os.listdir(inbox)) == before, f"{case.name}: the inbox was changed"
             peak_kib = max(peak_kib, _peak_kib(reader.worker.process_id))
     assert wrong == []
-    assert n_rejected > 0.4 * len(chosen)
+    assert all(reasons[case.name] == "read" for case in chosen if case.is_untouched)
     assert 0 < peak_kib * 1024 < LIMITS.memory_bytes
     assert reader.worker.process_id is None
     assert not (tmp_path / "opened_by_a_pickle").exists()
@@ -72,13 +84,13 @@ def _judged(tmp_path, monkeypatch, every):
     assert "another file" in reasons["hdf5_data_elsewhere"]
     assert "another file" in reasons["hdf5_virtual"]
     assert "not a plain file" in reasons["pipe"]
-    return len(chosen)
+    return counts
 
 
 def _is_faithful(case, found):
-    """A cut or renamed file gives the image to the byte; flipped bytes change no more pixels than there were flips."""
+    """A renamed file gives the image to the byte; flipped bytes change no more pixels than there were flips."""
     if case.pixels is None:
-        return found.ndim in (2, 3) and np.isfinite(found).mean() >= 0.99
+        return False
     return found.shape == case.pixels.shape and np.count_nonzero(found != case.pixels) <= case.n_flipped
 
 

@@ -21,6 +21,7 @@ from moto.server import ThreadedMotoServer
 from atomvision_assets.experiments.inbox import BATCH_TAG, Inbox
 from atomvision_assets.store import Store
 from atomvision_ml.experiments.ledger import is_candidate
+from atomvision_ml.experiments.places import place_of
 from atomvision_ml.settings import Settings
 from atomvision_ml.storage.keys import EXPERIMENTS_MICROGRAPHS, EXPERIMENTS_RECORDS
 from atomvision_ml.storage.lake import Lake
@@ -248,20 +249,21 @@ def tree(folder: Path) -> dict[str, tuple[int, int, str]]:
     return found
 
 
-@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.slow)], ids=["a part", "the whole corpus"])
+@pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.slow)], ids=["a part", "the whole corpus"])
 def test_hostile_files_become_rejected_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instance: dg.DagsterInstance, every: int
 ) -> None:
-    """Each case in a folder of its own; what a reader may still find in some of them is accepted."""
+    """Each case in a folder of its own: what nobody can read is rejected, what has a strange name alone is taken."""
     monkeypatch.chdir(tmp_path)
     bench = bench_of(tmp_path / "root", instance, partner_wait_s=0.0)
     (tmp_path / "genuine").mkdir()
     files = genuine(tmp_path / "genuine")
     chosen = [case for number, case in enumerate(cases(files)) if every == 1 or number % every == 3]
+    made = {}
     for number, case in enumerate(chosen):
         folder = bench.drop / f"{number:03d}"
         folder.mkdir()
-        case.make(folder)
+        made[place_of(str(case.make(folder).relative_to(bench.drop)))] = case
     before = tree(bench.drop)
     listing = bench.inbox.places.listing()
     bench.rest()
@@ -271,8 +273,9 @@ def test_hostile_files_become_rejected_rows(
     assert {place for place in listing if is_candidate(place)} == set(records["place"])
     assert records.filter((pl.col("state") == "rejected") & (pl.col("reason").fill_null("") == "")).is_empty()
     assert records.filter(pl.col("reason").str.contains(str(tmp_path), literal=True)).is_empty()
-    for number, case in enumerate(chosen):
-        rows = records.filter(pl.col("place").str.starts_with(f"{number:03d}/"))
-        if case.pixels is None:
-            assert set(rows["state"]) <= {"rejected", "duplicate"}, case.name
-    assert records.filter(pl.col("state") == "rejected").height > 0.3 * len(chosen)
+    states = dict(records.select("place", "state").iter_rows())
+    for place, case in made.items():
+        if case.is_untouched:
+            assert states[place] in ("accepted", "duplicate"), case.name
+        elif case.pixels is None and case.name not in ("folder", "missing"):
+            assert states[place] == "rejected", case.name
