@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 from inbox_daemon import Platform
 
 from atomvision_assets.declare import asset_key_of
 from atomvision_assets.store import SKIP_UNCHANGED_TAG, Store
+from atomvision_ml.evaluation.answers import with_items
+from atomvision_ml.evaluation.promotion import deciding_figure
+from atomvision_ml.evaluation.protocol import PROTOCOLS
 from atomvision_ml.experiments.double import drop
 from atomvision_ml.models.checkpoint import load_checkpoint, model_row, released_checkpoint
 from atomvision_ml.models.registry import model_names, model_spec
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.schemas.vocabulary import TASKS
 from atomvision_ml.settings import Settings
-from atomvision_ml.storage.lake import Version
+from atomvision_ml.storage.lake import Lake, Version
 from dagster_project.definitions import build_definitions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -106,6 +110,18 @@ class World:
         return self.manifest_runs() > before and all(run.is_finished for run in self.platform.runs())
 
 
+def stored_figure(lake: Lake, verdict: dict[str, Any]) -> float | None:
+    """The deciding figure of a verdict's model, computed again from the tables of its answers and of their items."""
+    answered = (f"predictions/{verdict['name']}", "evaluation/experimental_answers")
+    answers, items = (
+        pl.concat([lake.scan(key).collect() for key in keys], how="diagonal_relaxed")
+        for keys in (answered, ("evaluation/holdout", "evaluation/experimental_holdout"))
+    )
+    rule = PROTOCOLS[verdict["task"]].rule
+    assert rule is not None
+    return deciding_figure(with_items(answers.filter(pl.col("model_id") == verdict["model_id"]), items), rule)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("retraining")
@@ -138,9 +154,15 @@ def test_labelled_files_train_one_model_and_end_in_a_verdict(world: World) -> No
     n_verdicts = len(world.rows("models/verdicts"))
     drop(world.platform.drop / "demo")
     world.platform.wait_until(lambda: len(world.rows("models/verdicts")) > n_verdicts, LIMIT_S, "judged")
+    (made,) = world.rows("models/lattice_fusion")
+    world.platform.wait_until(
+        lambda: [row["candidate_id"] for row in world.rows("models/champions")] == [made["model_id"]],
+        LIMIT_S,
+        "told who is in office",
+    )
     world.platform.wait_until(lambda: all(run.is_finished for run in world.platform.runs()), LIMIT_S, "quiet")
     assert world.trainings() == 1
-    (made,) = world.rows("models/lattice_fusion")
+    assert world.rows("models/lattice_fusion") == [made]
     old, new = (load_checkpoint(world.platform.lake.blob(row["blob"])).weights() for row in (former, made))
     assert not bool((old["head.0.weight"] == new["head.0.weight"]).all())
     (verdict,) = world.rows("models/verdicts")[n_verdicts:]
@@ -148,6 +170,12 @@ def test_labelled_files_train_one_model_and_end_in_a_verdict(world: World) -> No
     assert verdict["verdict"] in ("promoted", "refused")
     assert len(verdict["trained_on"]) == 14
     assert len(world.rows("evaluation/experimental_holdout")) == 10
+    assert stored_figure(world.platform.lake, verdict) == pytest.approx(verdict["value"])
+    (champion,) = world.rows("models/champions")
+    in_office = made["model_id"] if verdict["verdict"] == "promoted" else verdict["incumbent_id"]
+    assert champion["model_id"] == verdict["champion_id"] == in_office
+    assert (champion["candidate_id"], champion["reason"]) == (made["model_id"], verdict["reason"])
+    assert champion["is_promoted"] == (verdict["verdict"] == "promoted")
 
 
 def test_the_same_files_again_change_nothing(world: World) -> None:
