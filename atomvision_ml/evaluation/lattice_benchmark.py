@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from atomvision_ml.evaluation.splits import prototype_of
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
 
 NO_LATTICE = "none"
@@ -57,17 +58,37 @@ class Answer:
     cpu_ms: float
 
 
-def measure(slabs: pl.DataFrame, parameters: LatticeBenchmarkParameters) -> list[Answer]:
-    """Image each chosen structure once at random and ask the finder.
+def measure(slabs: pl.DataFrame, parameters: LatticeBenchmarkParameters, network: str = "") -> list[Answer]:
+    """Image each chosen structure once at random and ask the finder, or a network.
 
     Args:
         slabs: accepted rows of ``structures/slabs`` with their labels.
         parameters: the condition.
+        network: name or folder of a ``lattice_cnn``; the finder if empty.
 
     Returns:
         One answer per structure, class by class.
     """
-    return [_ask(row, parameters) for row in choose(slabs, parameters)]
+    return [_ask(row, parameters, network) for row in choose(slabs, parameters)]
+
+
+def new_prototypes(slabs: pl.DataFrame, materials: pl.DataFrame, known_source: str = "prototypes") -> pl.DataFrame:
+    """The slabs whose prototype no material of a source has: arrangements of atoms that its networks have not seen.
+
+    Args:
+        slabs: rows of ``structures/slabs``.
+        materials: rows of ``structures/materials``.
+        known_source: what the released networks are trained on.
+    """
+    pairs = materials.select("reduced_formula", "space_group_number").iter_rows()
+    named = materials.select(
+        pl.Series("prototype", [prototype_of(*pair) for pair in pairs], dtype=pl.String),
+        pl.col("slab_ids").alias("slab_id"),
+    ).explode("slab_id")
+    of_slab = slabs.select("slab_id", "source").join(named, on="slab_id")
+    known = of_slab.filter(pl.col("source") == known_source)["prototype"].unique()
+    new = of_slab.filter(~pl.col("prototype").is_in(known.implode()))["slab_id"]
+    return slabs.filter(pl.col("slab_id").is_in(new.implode()))
 
 
 def choose(slabs: pl.DataFrame, parameters: LatticeBenchmarkParameters) -> Iterator[Row]:
@@ -146,13 +167,18 @@ def half_of(numbers: Sequence[int]) -> int:
     return int(hashlib.md5(repr(reduced).encode(), usedforsecurity=False).hexdigest(), 16) % 2
 
 
-def _ask(row: Row, parameters: LatticeBenchmarkParameters) -> Answer:
-    from atomvision_ml.models.lattice_finder import NoLatticeError, find_lattice
+def _ask(row: Row, parameters: LatticeBenchmarkParameters, network: str) -> Answer:
+    from atomvision_ml.models.lattice_cnn import LatticeCnnResult, classify_lattice
+    from atomvision_ml.models.lattice_finder import LatticeResult, NoLatticeError, find_lattice
 
     image = _image(row, parameters)
     start = time.process_time()
+    result: LatticeResult | LatticeCnnResult
     try:
-        result = find_lattice(image, parameters.pixel_size_angstrom)
+        if network:
+            result = classify_lattice(image, parameters.pixel_size_angstrom, network)
+        else:
+            result = find_lattice(image, parameters.pixel_size_angstrom)
         found, probability = result.lattice, result.probabilities[result.lattice]
     except NoLatticeError:
         found, probability = NO_LATTICE, 0.0
@@ -197,11 +223,19 @@ def _main() -> None:
 
     import typer
 
-    def benchmark(per_class: int = 200, half: int = 1, slabs: str = "") -> None:
-        """Print one JSON object per condition; ``--slabs`` names a Parquet file instead of the lake."""
-        table = pl.read_parquet(slabs) if slabs else _published_slabs()
+    def benchmark(
+        per_class: int = 200, half: int = 1, slabs: str = "", network: str = "", only_new_prototypes: bool = False
+    ) -> None:
+        """Print one JSON object per condition; ``--slabs`` names a Parquet file instead of the lake.
+
+        ``--network`` asks a lattice_cnn instead of the finder; ``--only-new-prototypes`` leaves out the arrangements of
+        the embedded prototypes, on which released networks are trained.
+        """
+        table = pl.read_parquet(slabs) if slabs else _published("structures/slabs")
+        if only_new_prototypes:
+            table = new_prototypes(table, _published("structures/materials"))
         for condition in _conditions(per_class, None if half < 0 else half):
-            answers = measure(table, condition)
+            answers = measure(table, condition, network)
             wrong = [
                 f"{answer.slab_id}: {answer.label} read as {answer.found}"
                 for answer in answers
@@ -212,11 +246,10 @@ def _main() -> None:
     typer.run(benchmark)
 
 
-def _published_slabs() -> pl.DataFrame:
-    from atomvision_ml.storage.keys import STRUCTURES_SLABS
+def _published(key: str) -> pl.DataFrame:
     from atomvision_ml.storage.lake import Lake
 
-    return Lake.from_settings().scan(STRUCTURES_SLABS).collect()
+    return Lake.from_settings().scan(key).collect()
 
 
 def _conditions(per_class: int, half: int | None) -> Iterator[LatticeBenchmarkParameters]:

@@ -60,6 +60,9 @@ class GraphRuleParameters(BaseModel):
     empty_angstrom: float = Field(default=0.7, gt=0, description="No atom is so near to a vacancy, Å.")
     sigmas: float = Field(default=5.5, gt=0, description="Deviation of a defect over the spread of its species.")
     minimum_change: float = Field(default=0.2, gt=0, description="Least change of intensity, as a share of it.")
+    most_damaged_share: float = Field(
+        default=0.25, gt=0, le=1, description="Share of a species' atoms above which they are no defects but structure."
+    )
     minimum_strain: float = Field(default=0.02, gt=0, description="Least strain of a strained region.")
     strain_contrast: float = Field(
         default=2.0, gt=0, description="Its strain over that of the quiet atoms (20 % quantile)."
@@ -245,7 +248,7 @@ def _point_defects(bonded: Bonded, field_angstrom: Floats, chosen: GraphRulePara
     from scipy.spatial import cKDTree
 
     wanted = bonded.species.copy()
-    found = []
+    found: list[tuple[int, FoundDefect]] = []
     tree = cKDTree(bonded.positions_angstrom)
     for place, species in _missing_neighbours(bonded, chosen):
         away, atom = tree.query(place)
@@ -253,15 +256,17 @@ def _point_defects(bonded: Bonded, field_angstrom: Floats, chosen: GraphRulePara
             wanted[atom] = species
         elif ((place >= chosen.border_angstrom) & (place <= field_angstrom - chosen.border_angstrom)).all():
             x, y = place.tolist()
-            found.append(FoundDefect("vacancy", x, y, -1.0, 0.0, float(1 / bonded.spreads[species])))
+            found.append((species, FoundDefect("vacancy", x, y, -1.0, 0.0, float(1 / bonded.spreads[species]))))
     change = bonded.intensities / bonded.levels[wanted] - 1
     significance = np.abs(change) / bonded.spreads[wanted]
     is_off = (significance > chosen.sigmas) & (np.abs(change) >= chosen.minimum_change)
     for n in np.flatnonzero(is_off & (bonded.depth_angstrom >= chosen.border_angstrom)):
         kind = "vacancy" if is_missing(1 + change[n]) else "substitution"
         x, y = bonded.positions_angstrom[n].tolist()
-        found.append(FoundDefect(kind, x, y, float(change[n]), 0.0, float(significance[n])))
-    return found
+        found.append((int(wanted[n]), FoundDefect(kind, x, y, float(change[n]), 0.0, float(significance[n]))))
+    most = chosen.most_damaged_share * np.bincount(bonded.species, minlength=len(bonded.levels))
+    many = np.bincount([species for species, _ in found], minlength=len(most))
+    return [one for species, one in found if many[species] <= most[species]]
 
 
 def _missing_neighbours(bonded: Bonded, chosen: GraphRuleParameters) -> Iterator[tuple[Floats, int]]:

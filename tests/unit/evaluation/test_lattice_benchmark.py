@@ -12,6 +12,7 @@ from atomvision_ml.evaluation.lattice_benchmark import (
     figures,
     half_of,
     measure,
+    new_prototypes,
 )
 from atomvision_ml.schemas.tables import table
 from atomvision_ml.schemas.vocabulary import BRAVAIS_LATTICES
@@ -62,3 +63,24 @@ def test_an_image_without_a_lattice_counts_as_wrong() -> None:
     assert row["recall_hexagonal"] == 0.0
     with pytest.raises(ValueError, match="no answers"):
         figures([], PARAMETERS)
+
+
+def test_new_prototypes_are_arrangements_that_the_known_source_does_not_have() -> None:
+    slabs = pl.DataFrame(
+        {"slab_id": ["p:1", "j:1", "j:2", "c:1"], "source": ["prototypes", "jarvis", "jarvis", "c2db"]}
+    )
+    materials = pl.DataFrame(
+        {
+            "reduced_formula": ["MoS2", "WSe2", "WSe2"],
+            "space_group_number": [187, 187, 12],
+            "slab_ids": [["p:1"], ["j:1"], ["j:2", "c:1"]],
+        }
+    )
+    assert new_prototypes(slabs, materials)["slab_id"].to_list() == ["j:2", "c:1"]
+
+
+def test_a_network_is_asked_like_the_finder(slabs: pl.DataFrame) -> None:
+    few = PARAMETERS.model_copy(update={"most_per_class": 1})
+    answers = measure(slabs, few, "lattice_cnn")
+    assert [answer.slab_id for answer in answers] == [answer.slab_id for answer in measure(slabs, few)]
+    assert {answer.found for answer in answers} <= set(BRAVAIS_LATTICES)
