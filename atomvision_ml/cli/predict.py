@@ -34,6 +34,14 @@ PixelSize = Annotated[
     float | None, typer.Option(help="Edge of a pixel in Å, the same for all images; by default what each file says.")
 ]
 Number = Annotated[int, typer.Option("--image", min=0, help="Which image of files that hold several, from 0.")]
+Normalised = Annotated[
+    bool,
+    typer.Option(
+        "--local-normalisation",
+        help="Even out brightness and contrast over 12 Å (Madsen et al., equations 2 and 3) before anything else; "
+        "intensities and images made are then in units of the local contrast.",
+    ),
+]
 Model = Annotated[
     str | None, typer.Option(help="Name of a released model, NAME@VERSION of the data root, or a checkpoint folder.")
 ]
@@ -64,6 +72,7 @@ class Request:
     images: list[Path]
     pixel_size_angstrom: float | None
     number: int
+    is_normalised: bool
     overlay: Path | None
     as_json: bool
 
@@ -73,6 +82,7 @@ def lattice(
     images: Images,
     pixel_size_angstrom: PixelSize = None,
     image: Number = 0,
+    local_normalisation: Normalised = False,
     model: Model = None,
     scan_distortion_percent: ScanDistortion = 0.0,
     overlay: Overlay = None,
@@ -100,7 +110,12 @@ def lattice(
         }
         return said, partial(image_picture, pixels, size, vectors)
 
-    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _lattice_line)
+    _run(
+        chosen,
+        Request(images, pixel_size_angstrom, image, local_normalisation, overlay, as_json),
+        predict,
+        _lattice_line,
+    )
 
 
 @app.command()
@@ -108,11 +123,12 @@ def segment(
     images: Images,
     pixel_size_angstrom: PixelSize = None,
     image: Number = 0,
+    local_normalisation: Normalised = False,
     model: Model = None,
     overlay: Overlay = None,
     as_json: AsJson = False,
 ) -> None:
-    """Atoms: x, y in Å from the centre of pixel [0, 0], and the mean intensity of each."""
+    """Atoms: x, y in Å from the centre of pixel [0, 0], the mean intensity of each, and what the image shows there."""
     chosen = _chosen(model, "segmentation")
 
     def predict(pixels: np.ndarray, size: float, stem: str) -> Said:
@@ -121,9 +137,12 @@ def segment(
         found = chosen(pixels, size)
         sure = float(found.probability[found.mask].mean()) if found.mask.any() else None
         draw = partial(overlay_picture, pixels, found.mask, found.mask & False, found.atoms, size)
-        return {"atoms": found.atoms, "mean_probability": sure, "model": found.model}, draw
+        rows = _with_regions(found.atoms, found.probability, pixels, size)
+        return {"atoms": rows, "mean_probability": sure, "model": found.model}, draw
 
-    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _atoms_line)
+    _run(
+        chosen, Request(images, pixel_size_angstrom, image, local_normalisation, overlay, as_json), predict, _atoms_line
+    )
 
 
 @app.command()
@@ -131,11 +150,12 @@ def atoms(
     images: Images,
     pixel_size_angstrom: PixelSize = None,
     image: Number = 0,
+    local_normalisation: Normalised = False,
     model: Model = None,
     overlay: Overlay = None,
     as_json: AsJson = False,
 ) -> None:
-    """Atomic columns by a joint fit: x, y in Å from the centre of pixel [0, 0], and their integrated intensities."""
+    """Atomic columns by a joint fit: x, y in Å from the centre of pixel [0, 0], integrated intensity, and regions."""
     chosen = _chosen(model, "atoms")
 
     def predict(pixels: np.ndarray, size: float, stem: str) -> Said:
@@ -145,13 +165,15 @@ def atoms(
         mask = found.probability >= 0.5
         draw = partial(overlay_picture, pixels, mask, mask & False, found.columns, size)
         said = {
-            "atoms": found.columns,
+            "atoms": _with_regions(found.columns, found.probability, pixels, size),
             "position_uncertainty_angstrom": _position_uncertainty(found.fit),
             "model": f"{chosen.name} on {found.model}",
         }
         return said, draw
 
-    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _atoms_line)
+    _run(
+        chosen, Request(images, pixel_size_angstrom, image, local_normalisation, overlay, as_json), predict, _atoms_line
+    )
 
 
 @app.command()
@@ -159,6 +181,7 @@ def defects(
     images: Images,
     pixel_size_angstrom: PixelSize = None,
     image: Number = 0,
+    local_normalisation: Normalised = False,
     model: Model = None,
     overlay: Overlay = None,
     as_json: AsJson = False,
@@ -179,7 +202,12 @@ def defects(
         }
         return said, partial(defects_picture, pixels, size, said["defects"])
 
-    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _defects_line)
+    _run(
+        chosen,
+        Request(images, pixel_size_angstrom, image, local_normalisation, overlay, as_json),
+        predict,
+        _defects_line,
+    )
 
 
 @app.command()
@@ -188,6 +216,7 @@ def upscale(
     output: Output,
     pixel_size_angstrom: PixelSize = None,
     image: Number = 0,
+    local_normalisation: Normalised = False,
     model: Model = None,
     overlay: Overlay = None,
     as_json: AsJson = False,
@@ -200,10 +229,20 @@ def upscale(
 
         found = chosen(pixels, size)
         path = _written(output, stem, found.image, found.pixel_size_angstrom)
-        said = {"output": path, "pixel_size_angstrom": found.pixel_size_angstrom, "model": found.model}
+        said = {
+            "output": path,
+            "pixel_size_angstrom": found.pixel_size_angstrom,
+            "reproduced_share": found.reproduced_share,
+            "model": found.model,
+        }
         return said, partial(image_picture, found.image, found.pixel_size_angstrom)
 
-    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _output_line)
+    _run(
+        chosen,
+        Request(images, pixel_size_angstrom, image, local_normalisation, overlay, as_json),
+        predict,
+        _output_line,
+    )
 
 
 @app.command()
@@ -212,6 +251,7 @@ def reconstruct(
     output: Output,
     pixel_size_angstrom: PixelSize = None,
     image: Number = 0,
+    local_normalisation: Normalised = False,
     model: Model = None,
     overlay: Overlay = None,
     as_json: AsJson = False,
@@ -238,7 +278,12 @@ def reconstruct(
         }
         return said, partial(image_picture, found.reconstruction, size)
 
-    _run(chosen, Request(images, pixel_size_angstrom, image, overlay, as_json), predict, _output_line)
+    _run(
+        chosen,
+        Request(images, pixel_size_angstrom, image, local_normalisation, overlay, as_json),
+        predict,
+        _output_line,
+    )
 
 
 def _chosen(model: str | None, task: str) -> ChosenModel:
@@ -297,11 +342,14 @@ def _run(chosen: ChosenModel, asked: Request, predict: Predict, line: Callable[[
 def _said(
     chosen: ChosenModel, asked: Request, path: Path, stem: str, predict: Predict, reader: FileReader
 ) -> dict[str, Any]:
+    from atomvision_ml.images.preprocess import local_normalisation
     from atomvision_ml.models.domain import check_domain
 
     compared: dict[str, Any] = {}
     try:
         pixels, size = image_and_pixel_size(path, asked.pixel_size_angstrom, asked.number, reader)
+        if asked.is_normalised:
+            pixels = local_normalisation(pixels, size)
         domain = check_domain(pixels, size, model=chosen.name)
         compared = {"typicality": domain.typicality, "warnings": list(domain.warnings)}
         said, draw = predict(pixels, size, stem)
@@ -331,6 +379,17 @@ def _written(folder: Path, stem: str, image: np.ndarray, pixel_size_angstrom: fl
     path = folder / f"{stem}.tif"
     write_image(path, image, pixel_size_angstrom)
     return str(path)
+
+
+def _with_regions(
+    atoms: list[dict[str, float]], probability: np.ndarray, pixels: np.ndarray, size: float
+) -> list[dict[str, Any]]:
+    """Each atom with maximum, minimum and mean of the image over its region, and the region's area in Å²."""
+    from atomvision_ml.models.atom_finder import region_statistics
+
+    places = [(atom["x_angstrom"], atom["y_angstrom"]) for atom in atoms]
+    regions = region_statistics(places, probability, pixels, size)
+    return [{**atom, "region": region} for atom, region in zip(atoms, regions, strict=True)]
 
 
 def _position_uncertainty(fit: Any) -> float | None:
@@ -390,7 +449,8 @@ def _defects_line(said: dict[str, Any]) -> str:
 
 
 def _output_line(said: dict[str, Any]) -> str:
-    return f"{said['output']}  [{said['model']}]"
+    share = said.get("reproduced_share")
+    return f"{said['output']}{'' if share is None else f', reproduces {share:.0%} of the variance'}  [{said['model']}]"
 
 
 def _refuse(message: str, option: str) -> NoReturn:

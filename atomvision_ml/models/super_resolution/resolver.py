@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from atomvision_ml.images.reduction import FACTOR, WienerFilter, probe_spectrum, variance_kept
+from atomvision_ml.images.reduction import FACTOR, WienerFilter, box_reduced, probe_spectrum, variance_kept
 from atomvision_ml.models.checkpoint import find_checkpoint
 from atomvision_ml.models.loading import TrainedNetwork, weights_changed_ns
 from atomvision_ml.models.super_resolution.networks import build_generator
@@ -79,11 +79,15 @@ class Upscaled:
         image: [4y, 4x] float32, in the units of the image (the mean over 4 × 4 pixels compares to its pixel). Fine
             pixel m has its centre at coarse pixel (m − 1.5) / 4.
         pixel_size_angstrom: of the fine grid.
+        reproduced_share: share of the given image's variance that the fine one explains when its pixels are averaged
+            again, 1 at most; None for a constant image. What it lacks to 1 is noise taken out, or signal lost. It
+            says nothing of what is shown between the given pixels.
         model: name of the model and the first digits of its weights' SHA-256.
     """
 
     image: Floats
     pixel_size_angstrom: float
+    reproduced_share: float | None
     model: str
 
 
@@ -122,7 +126,10 @@ def upscale(
     loaded = _load(str(folder), weights_changed_ns(folder), device)
     noise = estimated_noise(values) if noise_variance is None else noise_variance
     fine = loaded.upscale(values, pixel_size_angstrom, noise)
-    return Upscaled(fine, pixel_size_angstrom / FACTOR, loaded.label)
+    variance = float(values.var())
+    left = float((values - box_reduced(fine)).var())
+    share = 1 - left / variance if variance > 0 else None
+    return Upscaled(fine, pixel_size_angstrom / FACTOR, share, loaded.label)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from atomvision_ml.cli.app import app
 from atomvision_ml.experiments.exports import export_image
-from atomvision_ml.images.files import write_image
+from atomvision_ml.images.files import read_image, write_image
+from atomvision_ml.images.preprocess import local_normalisation
 from atomvision_ml.images.stem import Projection, View, render, render_batch
 
 
@@ -88,7 +89,10 @@ def test_segment_finds_the_columns(folder, tmp_path):
     )
     atoms = json.loads(out)["atoms"]
     assert code == 0
-    assert set(atoms[0]) == {"x_angstrom", "y_angstrom", "intensity"}
+    assert set(atoms[0]) == {"x_angstrom", "y_angstrom", "intensity", "region"}
+    for region in (atom["region"] for atom in atoms):
+        assert region["minimum"] <= region["mean"] <= region["maximum"]
+        assert 0 < region["area_angstrom2"] < 3
     expected = 2 * (127 * 0.2) ** 2 / (3.18**2 * np.sqrt(3) / 2)
     assert len(atoms) == pytest.approx(expected, rel=0.15)
     assert (tmp_path / "o" / "three.png").read_bytes().startswith(b"\x89PNG")
@@ -161,7 +165,7 @@ def test_atoms_with_their_uncertainty(folder):
     code, out, _ = run("atoms", folder / "two.npy", "--pixel-size-angstrom", 0.2, "--json")
     said = json.loads(out)
     assert code == 0
-    assert set(said["atoms"][0]) == {"x_angstrom", "y_angstrom", "intensity"}
+    assert set(said["atoms"][0]) == {"x_angstrom", "y_angstrom", "intensity", "region"}
     assert 0 < said["position_uncertainty_angstrom"] < 0.05
 
 
@@ -178,6 +182,44 @@ def test_images_unlike_the_training_images_are_named(folder, tmp_path):
     assert code == 1
     assert "unlike the training images" in err
     assert "unlike" not in run("lattice", folder / "two.npy", *given)[2]
+
+
+def test_uneven_light_can_be_evened_out_before(folder, tmp_path):
+    clean = read_image(folder / "three.tif")
+    y, x = np.mgrid[:128, :128] / 127
+    lit = clean * (1 + 2 * x * y) + clean.max() * np.sin(3 * x) * y
+    write_image(tmp_path / "lit.npy", lit, 0.2)
+    write_image(tmp_path / "evened.npy", local_normalisation(lit, 0.2), 0.2)
+    given = ["--model", "segmenter", "--pixel-size-angstrom", 0.2, "--json"]
+    plain, evened, before = (
+        json.loads(run("segment", tmp_path / name, *given, *more)[1])
+        for name, more in (("lit.npy", []), ("lit.npy", ["--local-normalisation"]), ("evened.npy", []))
+    )
+    spread = {}
+    for name, said in (("plain", plain), ("evened", evened)):
+        brightest = [atom["region"]["maximum"] - atom["region"]["minimum"] for atom in said["atoms"]]
+        spread[name] = np.std(brightest) / np.mean(brightest)
+    assert spread["evened"] < spread["plain"]
+    assert evened["atoms"] == before["atoms"]
+    assert evened["atoms"] != plain["atoms"]
+
+
+def test_a_fine_image_says_how_much_of_the_given_one_it_reproduces(tmp_path):
+    clean = render(mx2("MoS2", vacuum=8.0), pixel_size_angstrom=0.4, size=64, rotation_deg=11.0)
+    noise = np.random.default_rng(0).normal(size=clean.shape)
+    images = {"clean": clean, "noisy": clean + clean.std() * noise, "noise": noise, "flat": np.ones((32, 32))}
+    for name, image in images.items():
+        write_image(tmp_path / f"{name}.npy", image, 0.4)
+    files = [tmp_path / f"{name}.npy" for name in images]
+    given = ["--pixel-size-angstrom", 0.4, "--output", tmp_path / "o"]
+    _, out, _ = run("upscale", *files, *given, "--json")
+    clean_share, noisy, noise_only, flat = (json.loads(line)["reproduced_share"] for line in out.splitlines())
+    assert clean_share > 0.98
+    assert noise_only < noisy < 0.9
+    assert flat is None
+    fine = read_image(tmp_path / "o" / "noisy.tif").reshape(64, 4, 64, 4).mean(axis=(1, 3))
+    assert noisy == pytest.approx(1 - (images["noisy"] - fine).var() / images["noisy"].var(), abs=1e-4)
+    assert "of the variance" in run("upscale", files[0], *given)[1]
 
 
 def test_pixels_that_the_model_does_not_know_are_named(tmp_path):
