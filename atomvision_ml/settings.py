@@ -28,7 +28,10 @@ class Settings(BaseSettings):
     size: Literal["demo", "full"] = Field(default="demo", description="Default size of trainings and evaluations.")
     device: str = Field(default="auto", description="torch device for training: auto, cpu, cuda, cuda:1.")
     threads: int = Field(default=0, ge=0, description="Threads for numerical work; 0 = all cores.")
-    automation: Literal["RUNNING", "STOPPED"] = Field(default="STOPPED", description="Initial state of the sensors.")
+    automation: Literal["RUNNING", "STOPPED"] = Field(
+        default="STOPPED",
+        description="Initial state of the sensors, and of the schedule that adopts waiting micrographs.",
+    )
     sensor_interval_s: int = Field(default=30, ge=1, description="Time between two ticks of a sensor.")
     s3_endpoint_url: str | None = Field(default=None, description="S3 endpoint other than AWS's own.")
     state: Path = Field(

@@ -34,7 +34,7 @@ class PagesConfig(dg.Config):
 
 @table_asset(
     EVALUATION_MATCHED_PAIRS,
-    code_version="2",
+    code_version="3",
     kinds={"python", "html"},
     deps=[*RECEIVED, STRUCTURES_SLABS],
     checks=CHECKS,

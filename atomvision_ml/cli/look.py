@@ -90,12 +90,11 @@ def _check_options(phases: Sequence[str], exports: Sequence[Path], pixel_size_an
 
 
 def _phases(names: Sequence[str] | None, record: Mapping[str, Any]) -> tuple[ReferencePhase, ...]:
-    from atomvision_ml.evaluation.matched_pairs import phases_of
-    from atomvision_ml.experiments.reference_phases import reference_phases
+    from atomvision_ml.experiments.reference_phases import named_phases, reference_phases
 
     known = reference_phases()
     if not names:
-        return phases_of(record, known)
+        return named_phases(record, known)
     if "all" in names:
         return tuple(known.values())
     return tuple(known[name] for name in names)

@@ -62,12 +62,6 @@ class MaterialMatch:
         return -1.0 if self.simulated is None else self.simulated.similarity
 
 
-def phases_of(record: Mapping[str, Any], phases: Mapping[str, ReferencePhase]) -> tuple[ReferencePhase, ...]:
-    """Reference phases that a record's material or phase names; none if it names none of them."""
-    told = {str(record.get(name)) for name in ("material_formula", "phase") if record.get(name)}
-    return tuple(phase for name, phase in phases.items() if name in told)
-
-
 def matching_materials(
     image: ArrayLike,
     found: Analysis,

@@ -11,11 +11,11 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomvision_ml.evaluation.gallery.micrograph import write_micrograph_page
-from atomvision_ml.evaluation.matched_pairs import MaterialMatch, matching_materials, phases_of
+from atomvision_ml.evaluation.matched_pairs import MaterialMatch, matching_materials
 from atomvision_ml.experiments.analysis import analyse, of_technique
 from atomvision_ml.experiments.findings import finding_words
 from atomvision_ml.experiments.micrograph_store import read_image, read_pixels
-from atomvision_ml.experiments.reference_phases import reference_phases
+from atomvision_ml.experiments.reference_phases import named_phases, reference_phases
 
 Row = dict[str, Any]
 PAGE = "index.html"
@@ -120,7 +120,7 @@ def _page(
     pixel = None
     if record["pixel_size_x_nm"] is not None and record["pixel_size_y_nm"] is not None:
         pixel = (10 * record["pixel_size_x_nm"], 10 * record["pixel_size_y_nm"])
-    phases = phases_of(record, reference_phases())
+    phases = named_phases(record, reference_phases())
     try:
         found = analyse(image, pixel, phases, read_pixels(open_blob(record["blob"])) if n_frames > 1 else None)
     except ValueError as error:

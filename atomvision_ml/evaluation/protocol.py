@@ -123,6 +123,7 @@ PROTOCOLS: dict[str, Protocol] = {
         rule=PromotionRule(
             metric="psnr_db",
             slice="vacancies_0.2|1000",
+            tolerance=0.05,
             margin=3.0,
             guarded=("physical_0.2|1000", "physical_0.1|1000", "vacancies_0.2|clean"),
         ),
@@ -141,7 +142,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "reconstruction": Protocol(
         title="Autoencoders",
         doses_e_per_a2=(None, 1000.0),
-        rule=PromotionRule(metric="psnr_db", slice="all|1000", guarded=("all|clean",)),
+        rule=PromotionRule(metric="psnr_db", slice="all|1000", guarded=("all|clean",), tolerance=0.05),
         score="psnr_db",
         shown_metrics=("psnr_db", "ssim", "psnr_short_db", "ssim_short", "probe_accuracy", "probe_accuracy_short"),
         labels={

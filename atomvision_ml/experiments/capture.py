@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atomvision_ml.experiments.profiles import Profile, load_profiles, translate
 from atomvision_ml.experiments.reading import Axis, Picture
@@ -186,21 +186,26 @@ def _record(
         warnings.append(f"by its content a file of format {reading.format}; its name says otherwise")
     values |= _derived(picture, values, bool(edges), warnings, rules)
     digest = pixel_sha256(picture.pixels)
-    return Record(
-        **{
-            **file_facts,
-            **values,
-            **_pixel_facts(picture),
-            "record_id": f"{digest[:16]}-{index}",
-            "pixel_sha256": digest,
-            "signal_index": index,
-            "profiles": translation.profiles,
-            "extensions": translation.extensions,
-            "missing_fields": _missing(values),
-            "warnings": tuple(dict.fromkeys(warnings)),
-            "original_metadata": dict(picture.header),
-        }
-    )
+    facts = {
+        **file_facts,
+        **values,
+        **_pixel_facts(picture),
+        "record_id": f"{digest[:16]}-{index}",
+        "pixel_sha256": digest,
+        "signal_index": index,
+        "profiles": translation.profiles,
+        "extensions": translation.extensions,
+        "missing_fields": _missing(values),
+        "warnings": tuple(dict.fromkeys(warnings)),
+        "original_metadata": dict(picture.header),
+    }
+    try:
+        return Record(**facts)
+    except ValidationError as error:
+        faults = "; ".join(fault["msg"] for fault in error.errors()[:5])
+        if sidecar:
+            raise SidecarError(f"together with the file's header: {faults}") from error
+        raise RejectedError("damaged", f"its header contradicts itself: {faults}") from error
 
 
 def _pixel_facts(picture: Picture) -> dict[str, Any]:

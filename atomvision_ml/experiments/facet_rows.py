@@ -6,7 +6,6 @@ Belongs here: which phases an image is asked for, and which images can show latt
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from pydantic import Field
 from atomvision_ml.experiments.diffraction_spots import SpotParameters, Spots, find_crystalline_region
 from atomvision_ml.experiments.facet_hypotheses import FacetParameters
 from atomvision_ml.experiments.facets import FacetAssignment, SpotPlane, assign_facets
-from atomvision_ml.experiments.reference_phases import ReferencePhase, reference_phases
+from atomvision_ml.experiments.reference_phases import ReferencePhase, named_phases, reference_phases
 
 Row = dict[str, Any]
 
@@ -38,14 +37,11 @@ class FacetRowParameters(FacetParameters):
 def declared_phases(micrograph: Mapping[str, Any], known: Mapping[str, ReferencePhase]) -> list[ReferencePhase] | None:
     """The references that a record's phase or formula names; all if it names none, None if it names another substance.
 
-    ``phase`` may hold more than the name, such as the space group.
+    The references that it names are those of :func:`named_phases`.
     """
-    declared = [micrograph.get(field) for field in ("phase", "material_formula")]
-    words = [word for text in declared if text for word in re.split(r"[\s,;()]+", text)]
-    named = [phase for phase in known.values() if {phase.name, phase.mineral} & set(words)]
-    if named or not words:
-        return named or list(known.values())
-    return None
+    if named := named_phases(micrograph, known):
+        return list(named)
+    return None if micrograph.get("phase") or micrograph.get("material_formula") else list(known.values())
 
 
 def facet_rows(

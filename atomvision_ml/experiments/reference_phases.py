@@ -6,11 +6,13 @@ Belongs here: everything about a phase that does not depend on an image. Directi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,6 +175,16 @@ def reference_phases(path: Path | None = None) -> dict[str, ReferencePhase]:
     if len(named) < len(phases):
         raise ValueError(f"{name} names a phase twice")
     return named
+
+
+def named_phases(record: Mapping[str, Any], phases: Mapping[str, ReferencePhase]) -> tuple[ReferencePhase, ...]:
+    """The phases that a record's ``phase`` or ``material_formula`` names by formula or mineral; none if it names none.
+
+    ``phase`` may hold more than the name, such as the space group.
+    """
+    told = (str(record[field]) for field in ("phase", "material_formula") if record.get(field))
+    words = {word for text in told for word in re.split(r"[\s,;()]+", text)}
+    return tuple(phase for phase in phases.values() if {phase.name, phase.mineral} & words)
 
 
 @lru_cache(maxsize=64)

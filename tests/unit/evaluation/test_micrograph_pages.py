@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 from scipy.ndimage import zoom
 
-from atomvision_ml.evaluation.matched_pairs import SLAB_COLUMNS, matching_materials, phases_of, projected_slab
+from atomvision_ml.evaluation.matched_pairs import SLAB_COLUMNS, matching_materials, projected_slab
 from atomvision_ml.evaluation.micrograph_pages import PAGE, PageParameters, n_waiting, pair_rows
 from atomvision_ml.experiments.analysis import analyse
 from atomvision_ml.experiments.findings import TASKS_ASKED, finding_rows, finding_words
 from atomvision_ml.experiments.micrograph_store import measured_image, write_micrograph
-from atomvision_ml.experiments.reference_phases import reference_phases
+from atomvision_ml.experiments.reference_phases import named_phases, reference_phases
 from atomvision_ml.experiments.zone_axes import projected_phase
 from atomvision_ml.images.detector import DetectorParameters, detect
 from atomvision_ml.images.stem import View, render_batch
@@ -137,8 +137,9 @@ def test_slabs_of_the_measured_cell_are_drawn() -> None:
 
 def test_phases_of_a_record_and_values_of_pixels() -> None:
     phases = reference_phases()
-    assert [phase.name for phase in phases_of({"material_formula": "SrTiO3", "phase": None}, phases)] == ["SrTiO3"]
-    assert phases_of({"material_formula": None}, phases) == ()
+    assert [phase.name for phase in named_phases({"material_formula": "SrTiO3", "phase": None}, phases)] == ["SrTiO3"]
+    assert [phase.name for phase in named_phases({"phase": "magnetite, Fd-3m"}, phases)] == ["Fe3O4"]
+    assert named_phases({"material_formula": None}, phases) == ()
     frames = np.array([[[1.0, np.nan], [3.0, 5.0]], [[3.0, 1.0], [5.0, 7.0]]])
     values = measured_image(frames, {"intensity_scale": 2.0, "intensity_offset": 1.0})
     assert values.tolist() == [[5.0, 9.0], [9.0, 13.0]]

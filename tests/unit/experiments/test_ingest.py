@@ -136,6 +136,22 @@ def test_unread_files_make_the_present_day_due(tmp_path: Path, reader: FileReade
     assert days_to_take(bench.store, bench.places, now) == [*bench.store.days(), "2031-01-01"]
 
 
+def test_a_sidecar_whose_values_contradict_each_other_is_told_and_stops_nobody(
+    tmp_path: Path, reader: FileReader
+) -> None:
+    bench = Bench(tmp_path, reader)
+    bench.files.mkdir()
+    for number, name in enumerate(("a.ser", "b.ser")):
+        write_ser(bench.files / name, micrograph() + number)
+    angles = {"collection_inner_mrad": 200.0, "collection_outer_mrad": 60.0}
+    sidecar_path(bench.files / "a.ser").write_text("\n".join(f"{name}: {value}" for name, value in angles.items()))
+    bench.take()
+    states = {row["place"]: (row["state"], row["reason"]) for row in bench.rows()}
+    assert states["b.ser"] == ("accepted", None)
+    assert states["a.ser"][0] == "rejected"
+    assert "collection_inner_mrad must be below" in states["a.ser"][1]
+
+
 @pytest.mark.parametrize("spoilt", ["emi", "ser", "sidecar"])
 def test_a_good_series_is_taken_without_its_damaged_header(tmp_path: Path, reader: FileReader, spoilt: str) -> None:
     """One of two series is damaged, or the header; a spoilt sidecar alone keeps all of them waiting."""
