@@ -17,7 +17,7 @@ CHECKS = {"every_micrograph_is_asked": "Each micrograph of the day has one row f
 
 @table_asset(
     EXPERIMENTS_FINDINGS,
-    code_version="3",
+    code_version="4",
     kinds={"pytorch", "parquet"},
     deps=[EXPERIMENTS_MICROGRAPHS, MODELS_CHAMPIONS],
     checks=CHECKS,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from atomvision_ml.models.lattice_classes import SCAN_DISTORTION_PERCENT, strain
 
 Row = dict[str, Any]
 
-TASKS_ASKED = ("lattice", "segmentation")
+TASKS_ASKED = ("lattice", "segmentation", "atoms", "defects")
 """Tasks whose answers say something of an experimental image; the others make images of it."""
 
 _LARGEST_PX = 256
@@ -56,7 +58,14 @@ def finding_words(row: Mapping[str, Any]) -> str:
     said, doubt = json.loads(row["prediction_json"]), ", unlike the training images" * row["is_out_of_distribution"]
     if row["task"] == "lattice":
         return f"{said['lattice']} ({said['probabilities'][said['lattice']]:.0%}){doubt}"
+    if row["task"] == "defects":
+        return f"{_counted(said['defects'])} among {said['n_sites']} columns in the middle of the image{doubt}"
     return f"{said['n_atoms']} atoms in the middle of the image{doubt}"
+
+
+def _counted(defects: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(one["kind"] for one in defects)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "no defects"
 
 
 def _unfit(micrograph: Mapping[str, Any], image: NDArray[Any]) -> str | None:
@@ -109,8 +118,15 @@ def _said(task: str, found: Any) -> dict[str, Any]:
             "uncertainties_angstrom": None if errors is None else np.asarray(errors).tolist(),
             "strain_percent": strains_percent(vectors),
         }
-    atoms = [{key: round(float(value), 5) for key, value in atom.items()} for atom in found.atoms[:_MOST_ATOMS]]
-    return {"n_atoms": len(found.atoms), "atoms": atoms}
+    if task == "defects":
+        return {
+            "defects": [asdict(one) for one in found.defects],
+            "n_sites": found.n_sites,
+            "smallest_change": found.smallest_change,
+        }
+    every = found.columns if task == "atoms" else found.atoms
+    atoms = [{key: round(float(value), 5) for key, value in atom.items()} for atom in every[:_MOST_ATOMS]]
+    return {"n_atoms": len(every), "atoms": atoms}
 
 
 def _middle(image: NDArray[Any]) -> NDArray[Any]:

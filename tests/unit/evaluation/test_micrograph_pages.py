@@ -82,17 +82,25 @@ def test_pages_and_pairs_of_stored_micrographs(tmp_path: Path) -> None:
 
 
 def test_models_answer_or_say_why_not(tmp_path: Path) -> None:
-    champions = {"lattice": ("lattice_finder@1", ChosenModel(model_spec("lattice_finder"), None))}
+    champions = {
+        model_spec(name).task: (f"{name}@1", ChosenModel(model_spec(name), None))
+        for name in ("lattice_finder", "atom_finder", "defect_finder")
+    }
     image = titanate(drift_x_angstrom=0.8)
     row = stored(tmp_path, "titanate", image)
-    lattice, atoms = finding_rows(row, image, champions)
-    table("experiments/findings").from_rows([lattice, atoms])
-    assert [lattice["task"], atoms["task"]] == list(TASKS_ASKED)
+    rows = finding_rows(row, image, champions)
+    table("experiments/findings").from_rows(rows)
+    assert [each["task"] for each in rows] == list(TASKS_ASKED)
+    lattice, segmentation, atoms, defects = rows
     said = json.loads(lattice["prediction_json"])
     assert said["lattice"] == "square"
     assert said["strain_percent"]["square"] == pytest.approx(100 * 0.8 / (2 * 192 * PIXEL), abs=0.1)
     assert finding_words(lattice).startswith("square")
-    assert atoms["reason"] == "no model is in office"
+    assert segmentation["reason"] == "no model is in office"
+    assert json.loads(atoms["prediction_json"])["n_atoms"] > 50
+    assert " atoms in the middle" in finding_words(atoms)
+    assert json.loads(defects["prediction_json"])["n_sites"] > 50
+    assert " among " in finding_words(defects)
     for known, reason in (
         ({"pixel_size_x_nm": None}, "not calibrated"),
         ({"pixel_size_x_nm": 3.0, "pixel_size_y_nm": 3.0}, "30 Å"),
