@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from atomvision_ml.cli.arxiv import app
 from atomvision_ml.literature.double.corpus_reader import read_corpus
 from atomvision_ml.literature.double.faults import Faults, Rule
-from atomvision_ml.literature.double.server import Double, read_log, serve, shortest_distance_s
+from atomvision_ml.literature.double.server import Double, read_log, serve
 from atomvision_ml.literature.harvest import HarvestParameters, harvest
 from atomvision_ml.literature.papers import update_papers
 from atomvision_ml.literature.transport import Transport, TransportParameters
@@ -112,7 +112,8 @@ def test_a_look_at_the_servers_is_polite_and_told_line_by_line(arxiv: Arxiv) -> 
     assert all(probe["passed"] for probe in probes)
     seen = double.log.requests
     assert 8 <= len(seen) == len(probes) <= 10
-    assert shortest_distance_s(seen) > INTERVAL_S / 2
+    # A busy server reads some requests late, so that single distances shrink; all of them together hardly do.
+    assert seen[-1].began_s - seen[0].began_s > 0.7 * INTERVAL_S * (len(seen) - 1)
     assert all(CONTACT in request.user_agent for request in seen)
 
 
